@@ -1,0 +1,1 @@
+"""Sessions, tasks, turns, speech, the dispatcher and the ingest: everything that makes a conversation."""

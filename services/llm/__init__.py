@@ -1,0 +1,1 @@
+"""The llm engines: one module each, named as its vendor names it."""

@@ -1,0 +1,1 @@
+"""The tts engines: one module each, named as its vendor names it."""
