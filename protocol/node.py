@@ -30,7 +30,7 @@ class NodeMessage(msgspec.Struct, array_like=True, gc=False, tag=True):
     sequence: Count
 
 
-# --- what an llm stream is asked ---------------------------------------------------------------------------------------
+# --- what an llm stream is asked -------------------------------------------------------------------------------------
 
 
 class FunctionCall(msgspec.Struct, array_like=True):
@@ -137,7 +137,7 @@ class CloseStream(NodeMessage, tag="close"):
 
 
 class Register(NodeMessage, tag="register"):
-    """First message on every connection. `sample_rates`: what the engine takes (vad, stt) or makes (tts), best first."""
+    """First message on every connection. `sample_rates`: what the engine takes or (tts) makes, best first."""
 
     service: Service
     engine: Name

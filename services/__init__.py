@@ -1,1 +1,1 @@
-"""The nodes: one process runtime, and under each service one module per engine. Meets the orchestrator on the wire only."""
+"""The nodes: one process runtime, and one module per engine. They meet the orchestrator on the wire only."""

@@ -84,9 +84,9 @@ class SttStream(ABC):
 
     @abstractmethod
     async def push(self, pcm: bytes) -> str | None:
-        """Take audio (16-bit, mono, at the stream's rate). Returns the transcript of this segment so far when it changed.
+        """Take audio (16-bit, mono, at the stream's rate).
 
-        May wait: that is the back-pressure.
+        Returns the transcript of this segment so far when it changed. May wait: that is the back-pressure.
         """
 
     @abstractmethod
