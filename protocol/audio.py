@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import msgspec
 
 from protocol.errors import Malformed, TooLarge
@@ -48,3 +50,16 @@ class AudioFormat(msgspec.Struct, array_like=True, frozen=True, gc=False):
                 f"{where}.pcm has {len(pcm)} bytes, {self.duration_ms(len(pcm)):.0f} ms at {self.sample_rate} Hz; "
                 f"a frame may hold {MAX_FRAME_MS} ms, {self.frame_bytes(MAX_FRAME_MS)} bytes"
             )
+
+
+@dataclass(slots=True)
+class AudioFrame:
+    """Some sound: 16-bit mono PCM, little endian, `sample_rate` samples a second."""
+
+    pcm: bytes
+    sample_rate: int
+
+    @property
+    def duration_ms(self) -> float:
+        """Length in milliseconds."""
+        return len(self.pcm) * 1000 / (self.sample_rate * SAMPLE_BYTES)

@@ -203,7 +203,7 @@ class Link:
         node = self._node
         try:
             await node.engine.check(options)
-            rate = node.engine.sample_rate(options) if node.service == "tts" else 0
+            rate = node.serving.sample_rate(options)
             if opening.probe:
                 stream.send(StreamOpened(0, 0, 0, rate))
                 return

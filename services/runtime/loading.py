@@ -46,13 +46,13 @@ def load_engine(service: str, name: str) -> Engine[Any]:
         module = importlib.import_module(path)
     except ModuleNotFoundError as error:
         if error.name is not None and path.startswith(error.name):
-            known = ", ".join(engines_of(cast(Service, service)))
+            known = ", ".join(engines_of(service))
             raise EngineUnavailable(f"there is no engine {service}/{name}; installed are {known}") from None
         raise EngineUnavailable(
             f"engine {service}/{name} needs the Python package {error.name!r}: pip install 'antiphon[{name}]'"
         ) from None
     engine = getattr(module, "Engine", None)
-    base = BASES[cast(Service, service)]
+    base = BASES[service]
     if not (isinstance(engine, type) and issubclass(engine, base)):
         raise EngineUnavailable(f"module {path} has no class Engine that extends {base.__module__}.{base.__name__}")
     return engine()

@@ -71,6 +71,7 @@ class Work(ABC):
     def take(self, message: ToNode) -> None:
         """A message for this stream. Must not block; an exception fails the stream."""
 
+    @abstractmethod
     def close(self) -> None:
         """The stream is dropped: stop all work at once. Called exactly once."""
 
@@ -121,8 +122,12 @@ class Serving(ABC):
     async def accept(self, stream: Stream, options: Any, opening: OpenStream) -> Work:
         """Start the work of a stream whose options are checked. What it raises refuses the stream."""
 
-    def batch(self) -> None:
+    def batch(self) -> None:  # noqa: B027  # most services work message by message
         """Everything that has arrived has been handed out: work on what is ready, over all streams."""
+
+    def sample_rate(self, options: Any) -> int:
+        """Rate in Hz of the audio that a stream with these options makes; 0 if it makes none."""
+        return 0
 
 
 def sample_rate_of(engine: Engine[Any], asked: int) -> int:

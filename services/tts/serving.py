@@ -24,6 +24,9 @@ class TtsServing(Serving):
     async def accept(self, stream: Stream, options: Any, opening: OpenStream) -> Work:
         return TtsWork(stream, self._engine, options)
 
+    def sample_rate(self, options: Any) -> int:
+        return self._engine.sample_rate(options)
+
 
 class TtsWork(TaskWork):
     """One reply's speech."""

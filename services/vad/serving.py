@@ -1,4 +1,4 @@
-"""How vad streams meet a vad engine: what has arrived is cut into windows, and one call takes every window that is ready.
+"""How vad streams meet a vad engine: audio is cut into windows, and one call takes every window that is ready.
 
 Batching never waits: after the sockets are drained, whatever is there is the batch.
 """

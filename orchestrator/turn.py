@@ -1,0 +1,304 @@
+"""Whose turn it is: a state machine without I/O. Events in, instructions out, every wait has a deadline.
+
+`docs/turns.md` draws it. The session (the only caller) tells it what vad, stt, the client and the reply do, with the
+monotonic time in seconds; carries out the instructions in their order; and calls `tick` when `deadline` has come.
+
+    user:   silent ──speech start──▶ speaking ──speech end──▶ ended ──silence long enough, finals there──▶ silent
+                                        ▲───────────speech start──────┘                          (the turn is committed)
+    agent:  listening ──turn committed──▶ thinking ──first audio──▶ speaking ──played to its end──▶ listening
+                  ▲───────────────── interrupted, failed ──────────────┘
+
+A *turn* is what the user says until they have been silent for `min_endpointing_delay`; it may have several *segments*,
+one for each run of speech. Each turn ends exactly once: with `StartReply` or with `EndTurn`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from protocol.ingest import AgentState
+
+User = Literal["silent", "speaking", "ended"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnOptions:
+    """How turns are taken. Seconds.
+
+    The defaults are the field's (LiveKit Agents and Pipecat use the same or nearly): half a second of silence ends a
+    turn, half a second of speech interrupts.
+    """
+
+    min_endpointing_delay: float = 0.5
+    min_interruption_duration: float = 0.5
+    allow_interruptions: bool = True
+    final_timeout: float = 3.0  # for a segment's final transcript, after the end of the turn
+    silence_timeout: float = 1.5  # beyond the endpointing delay, if vad says nothing any more
+
+
+@dataclass(frozen=True, slots=True)
+class StartSegment:
+    """Feed stt from shortly before `at_ms`."""
+
+    segment: int
+    at_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class EndSegment:
+    """Feed stt up to `at_ms`, then ask for the final transcript."""
+
+    segment: int
+    at_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What the user has said in this turn, as far as it is known."""
+
+    turn: int
+    text: str
+    final: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StartReply:
+    """The turn is complete: answer it. `speech_end_ms` is -1 for a turn in writing."""
+
+    turn: int
+    generation: int
+    text: str
+    speech_end_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class EndTurn:
+    """The turn ends without a reply."""
+
+    turn: int
+    outcome: Literal["nothing_heard", "failed"]
+    speech_end_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class CancelReply:
+    """Stop reply `generation` at once. `by` is the new generation; everything older is stale."""
+
+    generation: int
+    by: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeState:
+    """Somebody began or stopped doing something."""
+
+    agent: AgentState
+    user_speaking: bool
+
+
+Instruction = StartSegment | EndSegment | Heard | StartReply | EndTurn | CancelReply | ChangeState
+
+
+@dataclass(slots=True)
+class _Turn:
+    """The user's turn that is going on."""
+
+    number: int
+    finals: dict[int, str] = field(default_factory=dict)
+    waiting: set[int] = field(default_factory=set)  # segments whose final has not come
+    partial: str = ""
+    missing: bool = False  # a final never came
+    endpointed: bool = False
+    speech_end_ms: float = -1.0
+
+    @property
+    def text(self) -> str:
+        """What has been recognised, segments in their order."""
+        parts = [text for _, text in sorted(self.finals.items())] + [self.partial]
+        return " ".join(part for part in parts if part)
+
+
+class TurnMachine:
+    """The turns of one conversation. Pure: it reads no clock and does nothing."""
+
+    def __init__(self, options: TurnOptions) -> None:
+        self._options = options
+        self.user: User = "silent"
+        self.agent: AgentState = "listening"
+        self.generation = 0
+        self.turns = 0  # turns that were started
+        self._segment = 0
+        self._turn: _Turn | None = None
+        self._interrupt_at: float | None = None
+        self._endpoint_at: float | None = None
+        self._final_at: float | None = None
+        self._shown: tuple[AgentState, bool] = ("listening", False)
+
+    @property
+    def deadline(self) -> float | None:
+        """When `tick` must be called; None if nothing is waited for."""
+        times = [at for at in (self._interrupt_at, self._endpoint_at, self._final_at) if at is not None]
+        return min(times, default=None)
+
+    @property
+    def idle(self) -> bool:
+        """Nobody is speaking and nothing is being worked on: the moment to move streams to other nodes."""
+        return self._turn is None and self.agent == "listening"
+
+    @property
+    def between_segments(self) -> bool:
+        """No speech is being recognised."""
+        return self._turn is None or (self.user != "speaking" and not self._turn.waiting)
+
+    # --- events: the user -----------------------------------------------------------------------------------------
+
+    def speech_started(self, now: float, at_ms: float) -> list[Instruction]:
+        """Vad: speech began at `at_ms`."""
+        if self.user == "speaking":
+            return []
+        if self._turn is None:
+            self._turn = _Turn(self._new_turn())
+        self._turn.endpointed = False
+        self.user = "speaking"
+        self._segment += 1
+        self._endpoint_at = self._final_at = None
+        if self.agent != "listening" and self._options.allow_interruptions:
+            self._interrupt_at = now + self._options.min_interruption_duration
+        return [StartSegment(self._segment, at_ms), *self._states()]
+
+    def speech_ended(self, now: float, at_ms: float, silence_ms: float) -> list[Instruction]:
+        """Vad: the speech ended at `at_ms`, `silence_ms` ago."""
+        if self.user != "speaking" or self._turn is None:
+            return []
+        self.user = "ended"
+        self._interrupt_at = None
+        self._turn.speech_end_ms = at_ms
+        self._turn.waiting.add(self._segment)
+        delay = self._options.min_endpointing_delay - silence_ms / 1000
+        self._endpoint_at = now + max(0.0, delay) + self._options.silence_timeout
+        out: list[Instruction] = [EndSegment(self._segment, at_ms + silence_ms), *self._states()]
+        return out + self.silence(now, silence_ms)
+
+    def silence(self, now: float, silence_ms: float) -> list[Instruction]:
+        """Vad: it has been silent for `silence_ms` since the speech ended."""
+        if self.user != "ended" or silence_ms < self._options.min_endpointing_delay * 1000:
+            return []
+        return self._endpoint(now)
+
+    def partial(self, segment: int, text: str) -> list[Instruction]:
+        """Stt: what it has of the running segment."""
+        turn = self._turn
+        if turn is None or segment != self._segment or segment in turn.finals or text == turn.partial:
+            return []
+        turn.partial = text
+        return [Heard(turn.number, turn.text, final=False)]
+
+    def final(self, now: float, segment: int, text: str) -> list[Instruction]:
+        """Stt: the final transcript of a segment. A second one, or one that comes too late, is ignored."""
+        turn = self._turn
+        if turn is None or segment not in turn.waiting:
+            return []
+        turn.waiting.discard(segment)
+        turn.finals[segment] = text
+        if segment == self._segment:
+            turn.partial = ""
+        out: list[Instruction] = [Heard(turn.number, turn.text, final=False)] if text else []
+        return out + self._commit(now)
+
+    def segment_failed(self, now: float, segment: int) -> list[Instruction]:
+        """Stt: no final will come for this segment."""
+        turn = self._turn
+        if turn is None or segment not in turn.waiting:
+            return []
+        turn.waiting.discard(segment)
+        turn.missing = True
+        return self._commit(now)
+
+    def text(self, now: float, text: str) -> list[Instruction]:
+        """The user wrote. A turn of its own, beside what is being said."""
+        return self._reply(_Turn(self._new_turn(), finals={0: text}))
+
+    def interrupt(self, now: float) -> list[Instruction]:
+        """The client asked for silence."""
+        return [*self._cancel(), *self._states()]
+
+    # --- events: the reply ----------------------------------------------------------------------------------------
+
+    def reply_speaking(self, generation: int) -> list[Instruction]:
+        """The first audio of this reply has left."""
+        if generation == self.generation and self.agent == "thinking":
+            self.agent = "speaking"
+        return self._states()
+
+    def reply_ended(self, generation: int) -> list[Instruction]:
+        """The reply was played to its end, or has failed."""
+        if generation == self.generation and self.agent != "listening":
+            self.agent = "listening"
+            self._interrupt_at = None
+        return self._states()
+
+    # --- time -----------------------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> list[Instruction]:
+        """A deadline may have come."""
+        out: list[Instruction] = []
+        if self._interrupt_at is not None and now >= self._interrupt_at:
+            self._interrupt_at = None
+            out += [*self._cancel(), *self._states()]
+        if self._endpoint_at is not None and now >= self._endpoint_at:
+            out += self._endpoint(now)
+        if self._final_at is not None and now >= self._final_at and self._turn is not None:
+            self._turn.waiting.clear()
+            self._turn.missing = True
+            out += self._commit(now)
+        return out
+
+    # --- inside ---------------------------------------------------------------------------------------------------
+
+    def _new_turn(self) -> int:
+        self.turns += 1
+        return self.turns
+
+    def _endpoint(self, now: float) -> list[Instruction]:
+        self._endpoint_at = None
+        if self._turn is None or self._turn.endpointed:
+            return []
+        self._turn.endpointed = True
+        self._final_at = now + self._options.final_timeout
+        return self._commit(now)
+
+    def _commit(self, now: float) -> list[Instruction]:
+        """End the turn, if its end was found and nothing is waited for any more."""
+        turn = self._turn
+        if turn is None or self.user != "ended" or not turn.endpointed or turn.waiting:
+            return []
+        self._turn = None
+        self.user = "silent"
+        self._interrupt_at = self._endpoint_at = self._final_at = None
+        if turn.text:
+            return self._reply(turn)
+        outcome: Literal["nothing_heard", "failed"] = "failed" if turn.missing else "nothing_heard"
+        return [EndTurn(turn.number, outcome, turn.speech_end_ms), *self._states()]
+
+    def _reply(self, turn: _Turn) -> list[Instruction]:
+        out: list[Instruction] = [Heard(turn.number, turn.text, final=True), *self._cancel()]
+        self.generation += 1
+        self.agent = "thinking"
+        return [*out, StartReply(turn.number, self.generation, turn.text, turn.speech_end_ms), *self._states()]
+
+    def _cancel(self) -> list[Instruction]:
+        if self.agent == "listening":
+            return []
+        old = self.generation
+        self.generation += 1
+        self.agent = "listening"
+        self._interrupt_at = None
+        return [CancelReply(old, self.generation)]
+
+    def _states(self) -> list[Instruction]:
+        now = (self.agent, self.user == "speaking")
+        if now == self._shown:
+            return []
+        self._shown = now
+        return [ChangeState(*now)]
