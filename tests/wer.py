@@ -22,6 +22,6 @@ def word_errors(reference: str, heard: str) -> tuple[int, int]:
 
 
 def word_error_rate(reference: str, heard: str) -> float:
-    """Errors over words said: 0.0 is perfect, and it may exceed 1.0. Of an empty reference: 0.0 or, if not empty, 1.0."""
+    """Errors over words said: 0.0 is perfect, and it may exceed 1.0. When nothing was said: 0.0 or 1.0."""
     errors, words = word_errors(reference, heard)
     return errors / words if words else float(bool(errors))
