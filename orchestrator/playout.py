@@ -1,17 +1,20 @@
 """What the client has been sent of a reply and what of it has been played. Sans I/O: it is told the time.
 
 A client that reports what it plays is believed. For one that does not, the clock is: it plays from the moment it
-receives, without stopping until it runs dry.
+receives, without stopping until it runs dry. One that promised reports and sends none is taken to be
+`REPORT_GRACE_MS` behind the clock, so that nobody waits for it for ever.
 """
 
 from __future__ import annotations
+
+REPORT_GRACE_MS = 3_000
 
 
 class Playout:
     """The audio of one reply on its way to the client. Milliseconds, from the reply's first sample."""
 
     def __init__(self, *, reported: bool) -> None:
-        self._reported = reported
+        self.reported = reported
         self._played_ms = 0.0
         self._dry_at = 0.0  # when the client will have played all that it was sent; seconds
         self.sent_ms = 0.0
@@ -27,9 +30,11 @@ class Playout:
 
     def played_ms(self, now: float) -> float:
         """What the client has played."""
-        if self._reported:
-            return self._played_ms
-        return max(0.0, self.sent_ms - max(0.0, self._dry_at - now) * 1000)
+        by_clock = max(0.0, self.sent_ms - max(0.0, self._dry_at - now) * 1000)
+        if not self.reported:
+            return by_clock
+        overdue = max(0.0, now - self._dry_at) * 1000  # the clock goes on when all was sent
+        return max(self._played_ms, min(self.sent_ms, by_clock + overdue - REPORT_GRACE_MS))
 
     def ahead_ms(self, now: float) -> float:
         """What was sent and is not yet played."""

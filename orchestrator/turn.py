@@ -64,12 +64,13 @@ class Heard:
 
 @dataclass(frozen=True, slots=True)
 class StartReply:
-    """The turn is complete: answer it. `speech_end_ms` is -1 for a turn in writing."""
+    """The turn is complete: answer it. For a turn in writing `speech_end_ms` is -1 and `endpoint_at` is 0."""
 
     turn: int
     generation: int
     text: str
     speech_end_ms: float
+    endpoint_at: float  # when its end was found; what follows was waiting for finals
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,7 @@ class _Turn:
     partial: str = ""
     missing: bool = False  # a final never came
     endpointed: bool = False
+    endpoint_at: float = 0.0
     speech_end_ms: float = -1.0
 
     @property
@@ -265,6 +267,7 @@ class TurnMachine:
         if self._turn is None or self._turn.endpointed:
             return []
         self._turn.endpointed = True
+        self._turn.endpoint_at = now
         self._final_at = now + self._options.final_timeout
         return self._commit(now)
 
@@ -285,7 +288,8 @@ class TurnMachine:
         out: list[Instruction] = [Heard(turn.number, turn.text, final=True), *self._cancel()]
         self.generation += 1
         self.agent = "thinking"
-        return [*out, StartReply(turn.number, self.generation, turn.text, turn.speech_end_ms), *self._states()]
+        start = StartReply(turn.number, self.generation, turn.text, turn.speech_end_ms, turn.endpoint_at)
+        return [*out, start, *self._states()]
 
     def _cancel(self) -> list[Instruction]:
         if self.agent == "listening":

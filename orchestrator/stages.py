@@ -1,0 +1,119 @@
+"""What the default pipeline nodes do in one reply: ask the llm, cut its text into pieces, have tts speak them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Callable
+
+from orchestrator.chat import ChatChunk, ChatContext
+from orchestrator.engines import Engines
+from orchestrator.nodes import NodePool
+from orchestrator.sentences import SentenceCutter
+from orchestrator.speech import Speech
+from orchestrator.streams import NodeStream, StreamQueue
+from protocol.audio import AudioFrame
+from protocol.engine import EngineSpec
+from protocol.errors import AntiphonError, EngineError
+from protocol.limits import TTS_AHEAD_MS
+from protocol.node import Allow, AudioOut, ChatItem, Chunk, Generate, Speak, Words
+
+CREDIT_STEP_MS = 500
+
+
+class Stages:
+    """The engines of one reply. Streams are opened when they are needed and closed with the reply."""
+
+    def __init__(
+        self, pool: NodePool, engines: Engines, session: str, generation: int, speech: Speech, instructions: str
+    ) -> None:
+        self._pool = pool
+        self._engines = engines
+        self._session = session
+        self._generation = generation
+        self._speech = speech
+        self._instructions = instructions
+        self.on_piece: Callable[[], None] = _nobody  # the first piece of text goes to tts
+
+    @property
+    def speaks(self) -> bool:
+        """Whether the reply is spoken, and not only written."""
+        return self._engines.tts is not None
+
+    async def llm(self, chat: ChatContext) -> AsyncIterator[ChatChunk]:
+        """Stream the llm's reply to this context."""
+        spec = self._engines.llm
+        if spec is None:
+            return
+        items = [ChatItem("system", self._instructions)] if self._instructions else []
+        items += [ChatItem(message.role, message.text) for message in chat.items]
+        with StreamQueue() as queue:
+            stream = await queue.opened(self._opener(spec))
+            stream.send(Generate(0, 0, 0, items))
+            async for message in queue:
+                if isinstance(message, Chunk) and message.text:
+                    yield ChatChunk(message.text)
+
+    async def tts(self, text: AsyncIterable[str]) -> AsyncIterator[AudioFrame]:
+        """Stream the audio of the text, piece by piece as it comes."""
+        spec = self._engines.tts
+        if spec is None:
+            return
+        with StreamQueue() as queue:
+            stream = await queue.opened(self._opener(spec))
+            feeder = asyncio.create_task(self._feed(stream, text))
+            feeder.add_done_callback(lambda task: self._pass_failure(task, queue, stream))
+            try:
+                async for frame in self._listen(queue, stream):
+                    yield frame
+            finally:
+                feeder.cancel()
+                await asyncio.gather(feeder, return_exceptions=True)
+
+    async def _feed(self, stream: NodeStream, text: AsyncIterable[str]) -> None:
+        """Give tts the text in pieces."""
+        cutter = SentenceCutter()
+        async for part in text:
+            for piece in cutter.feed(part):
+                self._speak(stream, piece)
+        for piece in cutter.flush():
+            self._speak(stream, piece)
+        self._speak(stream, "", last=True)
+
+    def _speak(self, stream: NodeStream, piece: str, *, last: bool = False) -> None:
+        if not self._speech.pieces and piece:
+            self.on_piece()
+        stream.send(Speak(0, 0, 0, self._speech.add_piece(piece), piece, last))
+
+    async def _listen(self, queue: StreamQueue, stream: NodeStream) -> AsyncIterator[AudioFrame]:
+        """The audio of the pieces, with credit given for what was taken."""
+        taken_ms = credited_ms = 0.0
+        async for message in queue:
+            if isinstance(message, Words):
+                self._speech.pieces[message.piece].words += message.words
+            elif isinstance(message, AudioOut):
+                frame = AudioFrame(message.pcm, stream.sample_rate)
+                self._speech.add_audio(message.piece, frame.duration_ms, last=message.last)
+                if frame.pcm:
+                    yield frame
+                taken_ms += frame.duration_ms
+                if taken_ms - credited_ms >= CREDIT_STEP_MS:
+                    credited_ms = taken_ms
+                    stream.send(Allow(0, 0, 0, int(taken_ms) + TTS_AHEAD_MS))
+
+    def _opener(self, spec: EngineSpec) -> Callable[[StreamQueue], NodeStream]:
+        return lambda queue: self._pool.open(spec, queue, session=self._session, generation=self._generation)
+
+    @staticmethod
+    def _pass_failure(feeder: asyncio.Task[None], queue: StreamQueue, stream: NodeStream) -> None:
+        """What fails while the text is made (the llm, a user's node) must end the reply that waits for its audio."""
+        if feeder.cancelled() or (error := feeder.exception()) is None:
+            return
+        if not isinstance(error, AntiphonError):
+            wrapped = EngineError(f"the reply failed: {type(error).__name__}: {error}", category="fatal")
+            wrapped.__cause__ = error
+            error = wrapped
+        queue.on_stream_failed(stream, error)
+
+
+def _nobody() -> None:
+    """Nobody asked when the first piece goes."""
