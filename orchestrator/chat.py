@@ -12,7 +12,7 @@ Role = Literal["system", "user", "assistant"]
 
 @dataclass(slots=True)
 class ChatMessage:
-    """One thing that was said. An assistant's message holds what was *heard*; `interrupted` says that it was cut off."""
+    """One thing that was said. An assistant's message holds what was *heard*; `interrupted`: it was cut off."""
 
     role: Role
     text: str

@@ -90,9 +90,9 @@ class Hearing:
         return {ear.spec.service: ear.stream.node.name for ear in (self._vad, self._stt) if ear.stream is not None}
 
     @property
-    def ready(self) -> bool:
-        """Both streams are open."""
-        return self._vad.ready and self._stt.ready
+    def backlog_ms(self) -> float:
+        """Audio that has come and that vad has not taken yet."""
+        return self.audio.end_ms - self._vad_taken_ms
 
     def start(self) -> None:
         """Open both streams; raises `NoNode` or `Overloaded`."""

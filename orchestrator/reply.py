@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from orchestrator.output_audio import OutputAudio
 from orchestrator.playout import Playout
 from orchestrator.speech import Speech
+from orchestrator.stages import running
 from protocol.audio import AudioFormat
 from protocol.ingest import Audio, ToClient, Transcript
 from protocol.limits import PLAYOUT_AHEAD_MS
@@ -59,7 +60,7 @@ class Reply:
         Raises what the engines or the task's nodes raise. Cancelling stops the engines' streams at once.
         """
         stages.on_piece = self._note_piece
-        task._stages = stages
+        running.set(stages)
         text = self._text(task, chat)
         if stages.speaks:
             async with aclosing(cast(Any, task.tts_node(text))) as frames:

@@ -18,7 +18,7 @@ from protocol.limits import MAX_PIECE_LENGTH
 
 # Where a clause ends: its mark and the space after it, or the marks of scripts that write no spaces.
 _CLAUSE = re.compile(r"[,;:،؛—–](?=\s)\s+|[、，；：]")
-# A first piece is at least so many words: one word alone ("Well,") sounds cut off, and is spoken before the rest is made.
+# A first piece is at least so many words: one word alone ("Well,") sounds cut off.
 FIRST_WORDS = 2
 FIRST_CHARACTERS = 4  # for scripts without spaces
 LONGEST_PIECE = 400  # characters: half a minute of speech; longer sentences are cut at a clause or between words

@@ -55,7 +55,6 @@ log = logging.getLogger(__name__)
 
 Outcome = Literal["completed", "interrupted", "failed", "nothing_heard", "no_reply"]
 
-OPEN_TIMEOUT_S = 3.0
 STALLED_S = 0.3  # a line that is quiet for so long while somebody speaks is taken to be silent
 OVERRUN_MS = INGEST_AHEAD_MS + 30_000  # of audio beyond what vad has taken: what a client without credit may cost
 
@@ -107,9 +106,10 @@ class Session:
                 client_rate=self.opening.input.sample_rate,
                 listener=self,
             )
-        async with asyncio.timeout(OPEN_TIMEOUT_S), asyncio.TaskGroup() as group:
-            for spec in engines.used:
-                group.create_task(self._probe(spec))
+        probes = await asyncio.gather(*(self._probe(spec) for spec in engines.used), return_exceptions=True)
+        for failure in probes:
+            if failure is not None:
+                raise failure
         if self._hearing is not None:
             self._hearing.start()
         self._send(Opened("", 0, 0, PROTOCOL_VERSION, self._epoch, self._name, INGEST_AHEAD_MS))
@@ -139,7 +139,7 @@ class Session:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def sweep(self, now: float) -> None:
-        """What has to be looked after, every 50 to 100 ms: streams to open again, a line that stalled, nodes to leave."""
+        """Every 50 to 100 ms: open streams again, notice a line that stalled, leave nodes that drain."""
         hearing = self._hearing
         if hearing is None or self.closed:
             return
@@ -217,9 +217,6 @@ class Session:
         self._arrivals.note(hearing.audio.end_ms, now)
 
     # --- from the hearing -------------------------------------------------------------------------------------------
-
-    def on_stream_ready(self) -> None:
-        """Both streams are open."""
 
     def on_speech(self, event: str, at_ms: float, silence_ms: float) -> None:
         now = time.monotonic()
@@ -367,9 +364,13 @@ class Session:
     ) -> None:
         self._send(Metrics("", 0, 0, turn, outcome, int(speech_end_ms), stages, audio_ms, heard_ms))
 
+    def tell(self, error: AntiphonError) -> None:
+        """Tell the client that something of its own, or of ours, went wrong; the session goes on."""
+        self._send(Error("", 0, 0, error.code, error.category, str(error)))
+
     def _report(self, error: AntiphonError) -> None:
         log.warning("session %s: %s", self.id, error)
-        self._send(Error("", 0, 0, error.code, error.category, str(error)))
+        self.tell(error)
 
     def _send(self, message: ToClient) -> None:
         """Send with the routing fields filled in. A generation that the message names already is kept."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable
+from contextvars import ContextVar
 
 from orchestrator.chat import ChatChunk, ChatContext
 from orchestrator.engines import Engines
@@ -18,6 +19,9 @@ from protocol.limits import TTS_AHEAD_MS
 from protocol.node import Allow, AudioOut, ChatItem, Chunk, Generate, Speak, Words
 
 CREDIT_STEP_MS = 500
+
+# The stages of the reply that is being made, for the default nodes: each reply runs in a context of its own.
+running: ContextVar[Stages] = ContextVar("antiphon_stages")
 
 
 class Stages:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from orchestrator.chat import ChatChunk, ChatContext
 from orchestrator.engines import NOT_GIVEN, EngineChoice
+from orchestrator.stages import Stages, running
 from protocol.audio import AudioFrame
 
 if TYPE_CHECKING:
     from orchestrator.agent import VoiceAgent
-    from orchestrator.stages import Stages
 
 
 class AgentTask:
@@ -32,7 +32,6 @@ class AgentTask:
         self._instructions = instructions
         self.vad, self.stt, self.llm, self.tts = vad, stt, llm, tts
         self._agent: VoiceAgent | None = None
-        self._stages: Stages | None = None
 
     @property
     def instructions(self) -> str:
@@ -62,6 +61,7 @@ class AgentTask:
             yield frame
 
     def _running(self) -> Stages:
-        if self._stages is None:
+        stages = running.get(None)
+        if stages is None:
             raise RuntimeError(f"{type(self).__name__}: the default nodes work only while a reply is being made")
-        return self._stages
+        return stages
