@@ -9,12 +9,17 @@
     │   ├── Malformed             not a message, or a field of the wrong type: names the field
     │   ├── UnknownKind           a kind of message that this version does not have
     │   ├── VersionMismatch       another major version of the protocol
+    │   ├── UnknownSession        a message for a session that is not open here, or not this peer's
+    │   ├── DuplicateSession      `open` with the id of a session that is open
     │   └── TooLarge              over a limit: both numbers are given
     ├── Unavailable               nobody, or the operator: try again, start a process
     │   ├── NoNode                no live node serves the engine
     │   ├── Overloaded            no slot is left
+    │   │   └── SessionsFull      the orchestrator holds as many sessions as it may
+    │   ├── Draining              the orchestrator takes no new sessions: it is about to leave
     │   ├── NodeLost              the node died or hung while it worked
     │   └── ConnectionLost        the orchestrator does not answer
+    ├── SessionEnded              the caller: the conversation is over, open another one
     └── EngineError               the engine failed on this input; its category says whether another try helps
 
 `code` and `category` travel over the wire; `message` is a sentence for a person.
@@ -89,6 +94,19 @@ class VersionMismatch(ProtocolError):
     category: Category = "configuration"
 
 
+class UnknownSession(ProtocolError):
+    """The session has ended, was never opened here, or belongs to another peer."""
+
+    code = "unknown_session"
+    category: Category = "retryable"
+
+
+class DuplicateSession(ProtocolError):
+    """The id of a new session is in use: ids must be random."""
+
+    code = "duplicate_session"
+
+
 class TooLarge(ProtocolError):
     """A message or frame over its limit."""
 
@@ -114,6 +132,18 @@ class Overloaded(Unavailable):
     code = "overloaded"
 
 
+class SessionsFull(Overloaded):
+    """The orchestrator holds as many sessions as it may."""
+
+    code = "sessions_full"
+
+
+class Draining(Unavailable):
+    """The orchestrator takes no new sessions; another one may."""
+
+    code = "draining"
+
+
 class NodeLost(Unavailable):
     """A node went away with work in its hands."""
 
@@ -124,6 +154,12 @@ class ConnectionLost(Unavailable):
     """The orchestrator does not answer."""
 
     code = "connection_lost"
+
+
+class SessionEnded(AntiphonError):
+    """Something was to be sent in a conversation that is over."""
+
+    code = "session_ended"
 
 
 class EngineError(AntiphonError):
