@@ -70,6 +70,7 @@ class Session:
         self.agent = agent
         self.began = time.monotonic()
         self.gaps = 0  # messages of the client that never arrived
+        self.opened = False
         self.closed = False
         self._pool = pool
         self._send_out = send
@@ -112,6 +113,7 @@ class Session:
                 raise failure
         if self._hearing is not None:
             self._hearing.start()
+        self.opened = True
         self._send(Opened("", 0, 0, PROTOCOL_VERSION, self._epoch, self._name, INGEST_AHEAD_MS))
         self._send(State("", 0, 0, "listening", "silent"))
 
@@ -141,7 +143,7 @@ class Session:
     def sweep(self, now: float) -> None:
         """Every 50 to 100 ms: open streams again, notice a line that stalled, leave nodes that drain."""
         hearing = self._hearing
-        if hearing is None or self.closed:
+        if hearing is None or self.closed or not self.opened:
             return
         hearing.sweep(now)
         if self._leaving and self._turn.between_segments:
