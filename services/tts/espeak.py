@@ -38,21 +38,21 @@ class TTS(EngineOptions, frozen=True, kw_only=True):
     """How eSpeak NG speaks.
 
     - `voice`: a language (`en-us`, `de`), alone or with a variant after a plus (`en-us+f5`). A wrong one is answered
-      with those that there are. The default is the one of twenty that pocketsphinx understood best (30 sentences: a
-      word error rate of 28 %, with `f2` 35 %, `klatt4` 42 %, no variant 76 %).
+      with those that there are. The default is the one that pocketsphinx understands best as the stt node runs it
+      (benchmarks/engines.py, 30 sentences: a word error rate of 31 %; `f5` 46 %, `f2` 55 %, no variant 72 %).
     - `rate`: words a minute, the library's own default and bounds.
     - `pitch`: 0 to 100, 50 is the voice's own.
-    - `volume`: per cent of the loudness at which the voice was made. Some variants (`klatt4`) clip at 100.
+    - `volume`: per cent of the loudness at which the voice was made. The default voice clips at 100.
     - `word_gap_ms`: silence added between words, in steps of 10 ms at the default rate.
     """
 
     service: ClassVar[Service] = "tts"
     engine: ClassVar[str] = "espeak"
 
-    voice: Annotated[str, Meta(min_length=1, max_length=64)] = "en-us+f5"
+    voice: Annotated[str, Meta(min_length=1, max_length=64)] = "en-us+klatt4"
     rate: Annotated[int, Meta(ge=80, le=450)] = 175
     pitch: Annotated[int, Meta(ge=0, le=100)] = 50
-    volume: Annotated[int, Meta(ge=0, le=100)] = 100
+    volume: Annotated[int, Meta(ge=0, le=100)] = 80
     word_gap_ms: Annotated[int, Meta(ge=0, le=500, multiple_of=10)] = 0
 
 
