@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
+from dataclasses import dataclass
 from typing import Protocol
 
 from orchestrator.input_audio import Feed, InputAudio
@@ -24,9 +26,11 @@ PREROLL_MS = 300  # fed to stt before the speech that vad saw: soft beginnings
 REHEARD_MS = 600
 MAX_LOST = 3  # nodes that one segment may cost before it is given up
 RETRY_S = 0.2
-# A client that is so far ahead of real time is sending a recording: then stt must not run ahead of vad, or it would be
-# fed the next utterance before vad has said where this one ends.
+# A client that is so far ahead of real time is sending a recording. Then stt must not run ahead of vad, or it would be
+# fed the next utterance before vad has said where this one ends; nor vad ahead of stt, or the next utterance would
+# begin before this one's transcript is there, and become a part of its turn.
 FAST_MS = 500
+FAST_STEP_MS = 600  # that vad is fed beyond what it has taken: more than what a node takes before it renews credit
 
 
 class Listener(Protocol):
@@ -46,6 +50,15 @@ class Listener(Protocol):
 
     def on_trouble(self, error: AntiphonError) -> None:
         """A stream could not be opened again; it is tried until it can."""
+
+
+@dataclass(slots=True)
+class Segment:
+    """A run of speech whose final transcript has not come. Milliseconds of the session; `end_ms` None: it goes on."""
+
+    number: int
+    start_ms: float
+    end_ms: float | None = None
 
 
 class Ear:
@@ -76,13 +89,12 @@ class Hearing:
         self.audio = InputAudio(client_rate, rate)
         self._vad = Ear(vad, self.audio.feed(self._send_vad))
         self._stt = Ear(stt, self.audio.feed(self._send_stt))
-        self._stt.feed.limit = self._stt_limit
+        self._vad.feed.limit, self._stt.feed.limit = self._vad_limit, self._stt_limit
         self._vad_taken_ms = 0.0
         self._quiet_ms = 0.0  # no speech that is still of interest lies before
         self._began = time.monotonic()
-        self._segment = 0  # the segment that stt is working on; 0: none
-        self._segment_at_ms = 0.0
-        self._segment_end_ms: float | None = None
+        self._segments: deque[Segment] = deque()  # oldest first; stt is given one after the other
+        self._feeding: Segment | None = None  # the one whose audio stt is being given
 
     @property
     def nodes(self) -> dict[str, str]:
@@ -112,13 +124,18 @@ class Hearing:
 
     def start_segment(self, segment: int, at_ms: float) -> None:
         """Feed stt from shortly before `at_ms`."""
-        self._segment, self._segment_at_ms, self._segment_end_ms = segment, at_ms, None
-        self._stt.feed.resume(max(0.0, at_ms - PREROLL_MS))
+        self._segments.append(Segment(segment, max(0.0, at_ms - PREROLL_MS)))
+        self._keep()
+        if self._feeding is None:
+            self._feed(self._segments[-1])
 
     def end_segment(self, segment: int, at_ms: float) -> None:
         """Feed stt up to `at_ms`, then ask for the segment's final transcript."""
-        self._segment_end_ms = at_ms
-        self._stt.feed.stop_at(at_ms, lambda: self._flush(segment))
+        for one in self._segments:
+            if one.number == segment:
+                one.end_ms = at_ms
+                if one is self._feeding:
+                    self._stt.feed.stop_at(at_ms, self._on_fed)
 
     def sweep(self, now: float) -> None:
         """Try again what could not be opened."""
@@ -146,6 +163,7 @@ class Hearing:
             if message.event != "start":
                 self._quiet_ms = at_ms + message.silence_ms
             self._listener.on_speech(message.event, at_ms, message.silence_ms)
+            self._stt.feed.pump()
         elif isinstance(message, TranscriptOut):
             self._on_transcript(message)
         elif isinstance(message, StreamOpened):
@@ -162,8 +180,10 @@ class Hearing:
             self._listener.on_trouble(error)
             ear.retry_at = float("inf")
             return
-        if ear is self._stt and self._segment and ear.lost >= MAX_LOST:
-            self._give_up(error)
+        if ear is self._stt:
+            self._feeding = None
+            if self._segments and ear.lost >= MAX_LOST:
+                self._give_up(error)
         # A lost node is replaced at once; one that fails again and again must not make a busy loop.
         if isinstance(error, NodeLost) and ear.lost < MAX_LOST:
             self._reopen(ear)
@@ -190,17 +210,38 @@ class Hearing:
                 ear.troubled = True
                 self._listener.on_trouble(error)
             return
-        if self._segment:
-            self._replay(ear)
-
-    def _replay(self, ear: Ear) -> None:
-        """In the middle of a segment: feed its audio again."""
-        ear.feed.attach(max(0.0, self._segment_at_ms - PREROLL_MS))
+        if not self._segments:
+            return
         if ear is self._stt:
-            segment = self._segment
-            ear.feed.resume(self._segment_at_ms - PREROLL_MS)
-            if self._segment_end_ms is not None:
-                ear.feed.stop_at(self._segment_end_ms, lambda: self._flush(segment))
+            oldest = self._segments[0]
+            ear.feed.attach(oldest.start_ms)
+            self._feed(oldest)
+        elif self._segments[-1].end_ms is None:  # somebody is speaking: vad is to hear it from the beginning
+            ear.feed.attach(self._segments[-1].start_ms)
+
+    # --- segments ---------------------------------------------------------------------------------------------------
+
+    def _feed(self, segment: Segment) -> None:
+        """Give stt this segment; the next one follows by itself."""
+        self._feeding = segment
+        self._stt.feed.resume(segment.start_ms)
+        if segment.end_ms is not None:
+            self._stt.feed.stop_at(segment.end_ms, self._on_fed)
+
+    def _on_fed(self) -> None:
+        """Stt has all of the segment: ask for its final."""
+        done, self._feeding = self._feeding, None
+        if done is None:
+            return
+        if self._stt.stream is not None:
+            self._stt.stream.send(Flush(0, 0, 0, done.number))
+        following = next((segment for segment in self._segments if segment.number > done.number), None)
+        if following is not None:
+            self._feed(following)
+
+    def _keep(self) -> None:
+        """Keep the audio of all segments that another node may have to hear."""
+        self._stt.feed.keep(self._segments[0].start_ms if self._segments else None)
 
     def _on_credit(self, ear: Ear, until_ms: int) -> None:
         if ear is self._vad:
@@ -212,24 +253,25 @@ class Hearing:
             ear.feed.allow(until_ms)
 
     def _on_transcript(self, message: TranscriptOut) -> None:
-        if message.final and message.segment == self._segment and self._segment_end_ms is not None:
-            self._segment = 0
+        # A node works on segments in order, and one that was opened again counts anew: a partial is of the oldest.
+        segment = message.segment if message.final else self._segments[0].number if self._segments else 0
+        if message.final:
             self._stt.lost = 0
-            self._stt.feed.release()
-        # A stream that was opened again counts its segments anew; only its final says which one it means.
-        segment = message.segment if message.final else self._segment
+            self._segments = deque(one for one in self._segments if one.number > segment)
+            self._keep()
         if segment:
             self._listener.on_transcript(segment, message.text, message.final)
+        if message.final:
+            self._vad.feed.pump()
 
     def _give_up(self, error: AntiphonError) -> None:
-        segment, self._segment = self._segment, 0
+        """No node could recognise what was said."""
+        given_up, self._segments = self._segments, deque()
         self._stt.lost = 0
-        self._stt.feed.release()
-        self._listener.on_segment_lost(segment, error)
-
-    def _flush(self, segment: int) -> None:
-        if self._stt.stream is not None:
-            self._stt.stream.send(Flush(0, 0, 0, segment))
+        self._keep()
+        for segment in given_up:
+            self._listener.on_segment_lost(segment.number, error)
+        self._vad.feed.pump()
 
     def _send_vad(self, pcm: bytes) -> None:
         if self._vad.stream is not None:
@@ -239,8 +281,17 @@ class Hearing:
         if self._stt.stream is not None:
             self._stt.stream.send(AudioIn(0, 0, 0, pcm))
 
+    @property
+    def _fast(self) -> bool:
+        """The client is ahead of real time."""
+        return self.audio.end_ms - (time.monotonic() - self._began) * 1000 >= FAST_MS
+
     def _stt_limit(self) -> int:
-        real_ms = (time.monotonic() - self._began) * 1000
-        if self.audio.end_ms - real_ms < FAST_MS:
+        return self.audio.position(self._vad_taken_ms) if self._fast else self.audio.end
+
+    def _vad_limit(self) -> int:
+        if not self._fast:
             return self.audio.end
-        return self.audio.position(self._vad_taken_ms)
+        if any(segment.end_ms is not None for segment in self._segments):
+            return self._vad.feed.cursor  # until the final has come
+        return self.audio.position(self._vad_taken_ms + FAST_STEP_MS)

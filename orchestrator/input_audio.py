@@ -106,7 +106,7 @@ class Feed:
 
     @property
     def needed(self) -> int:
-        """The oldest byte that must be kept for this feed: a segment's may be wanted again until it is `release`d."""
+        """The oldest byte that must be kept for this feed."""
         return self.cursor if self._keep_from is None else min(self._keep_from, self.cursor)
 
     def attach(self, start_ms: float) -> None:
@@ -118,13 +118,12 @@ class Feed:
         self.running = True
 
     def resume(self, start_ms: float) -> None:
-        """Send a segment that starts at `start_ms` to the same stream, but nothing that it was already sent.
-
-        The segment's audio is kept until `release()`.
-        """
+        """Send what starts at `start_ms` to the same stream, but nothing that it was already sent."""
         target = max(self._audio.clamp(self._audio.position(start_ms)), self.cursor)
-        self.origin += target - self.cursor  # the stream counts only what it is sent
-        self.cursor = self._keep_from = target
+        skipped = target - self.cursor  # the stream counts only what it is sent, and so does its credit
+        self.origin += skipped
+        self._credit += skipped
+        self.cursor = target
         self._stop = None
         self._on_end = None
         self.running = True
@@ -141,9 +140,9 @@ class Feed:
         self._on_end = on_end
         self.pump()
 
-    def release(self) -> None:
-        """The segment's audio will not be wanted again."""
-        self._keep_from = None
+    def keep(self, start_ms: float | None) -> None:
+        """Keep the audio from here on: it may be wanted again. None: keep no more than is still to be sent."""
+        self._keep_from = None if start_ms is None else self._audio.position(max(0.0, start_ms))
 
     def pause(self) -> None:
         """Send nothing until resumed or attached."""

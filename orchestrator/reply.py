@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from orchestrator.task import AgentTask
 
 REFILL_MS = 200  # the client's buffer is topped up in steps, not with a wake-up for every frame
+REPORT_STEP_MS = 1.0  # clients report whole milliseconds
 REPORT_POLL_S = 0.25  # how often a client that owes a report is looked after
 
 
@@ -125,7 +126,7 @@ class Reply:
 
     async def _played(self) -> None:
         """Wait until all that was sent is played."""
-        while self.playout.ahead_ms(now := time.monotonic()) > 0.5:
+        while self.playout.ahead_ms(now := time.monotonic()) > REPORT_STEP_MS:
             await self._wait(max(0.005, self.playout.dry_in(now)) if not self.playout.reported else REPORT_POLL_S)
 
     async def _wait(self, seconds: float) -> None:
