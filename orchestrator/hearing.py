@@ -12,7 +12,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Protocol
 
-from orchestrator.input_audio import Feed, InputAudio
+from orchestrator.input_audio import KEPT_MS, Feed, InputAudio
 from orchestrator.nodes import Node, NodePool
 from orchestrator.streams import NodeStream
 from protocol.engine import EngineSpec
@@ -92,7 +92,7 @@ class Hearing:
         self._vad.feed.limit, self._stt.feed.limit = self._vad_limit, self._stt_limit
         self._vad_taken_ms = 0.0
         self._quiet_ms = 0.0  # no speech that is still of interest lies before
-        self._began = time.monotonic()
+        self._real_until = 0.0  # when the audio that has come would have ended, had it come in real time; monotonic
         self._segments: deque[Segment] = deque()  # oldest first; stt is given one after the other
         self._feeding: Segment | None = None  # the one whose audio stt is being given
 
@@ -120,7 +120,9 @@ class Hearing:
 
     def push(self, pcm: bytes) -> None:
         """A frame of the client."""
+        before_ms, now = self.audio.end_ms, time.monotonic()
         self.audio.push(pcm)
+        self._real_until = max(self._real_until, now) + (self.audio.end_ms - before_ms) / 1000
 
     def start_segment(self, segment: int, at_ms: float) -> None:
         """Feed stt from shortly before `at_ms`."""
@@ -195,10 +197,11 @@ class Hearing:
             ear.spec, self, session=self._session, generation=0, sample_rate=self.audio.sample_rate
         )
         ear.stream, ear.ready = stream, False
-        # A new vad hears again what the lost one may not have judged, but no speech that has already ended.
-        again_ms = REHEARD_MS if ear is self._vad else 0
-        ear.feed.attach(max(self.audio.end_ms - again_ms, self._quiet_ms))
-        if ear is self._stt:
+        if ear is self._vad:
+            # A new vad hears what the lost one has not judged, and a little before, but no speech that has ended.
+            ear.feed.attach(max(self._vad_taken_ms - REHEARD_MS, self._quiet_ms))
+        else:
+            ear.feed.attach(self.audio.end_ms - KEPT_MS)  # speech that has just begun may not be known yet
             ear.feed.pause()
 
     def _reopen(self, ear: Ear) -> None:
@@ -245,6 +248,7 @@ class Hearing:
 
     def _on_credit(self, ear: Ear, until_ms: int) -> None:
         if ear is self._vad:
+            ear.lost = 0
             self._vad_taken_ms = max(self._vad_taken_ms, ear.feed.to_session_ms(until_ms - NODE_AHEAD_MS))
             self._listener.on_credit(int(self._vad_taken_ms))
             ear.feed.allow(until_ms)
@@ -284,7 +288,7 @@ class Hearing:
     @property
     def _fast(self) -> bool:
         """The client is ahead of real time."""
-        return self.audio.end_ms - (time.monotonic() - self._began) * 1000 >= FAST_MS
+        return (self._real_until - time.monotonic()) * 1000 >= FAST_MS
 
     def _stt_limit(self) -> int:
         return self.audio.position(self._vad_taken_ms) if self._fast else self.audio.end

@@ -146,7 +146,7 @@ class Session:
         if hearing is None or self.closed or not self.opened:
             return
         hearing.sweep(now)
-        if self._leaving and self._turn.between_segments:
+        if self._leaving and self._turn.user == "silent":
             for node in self._leaving:
                 hearing.leave(node)
             self._leaving.clear()

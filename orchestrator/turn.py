@@ -143,16 +143,6 @@ class TurnMachine:
         times = [at for at in (self._interrupt_at, self._endpoint_at, self._final_at) if at is not None]
         return min(times, default=None)
 
-    @property
-    def idle(self) -> bool:
-        """Nobody is speaking and nothing is being worked on: the moment to move streams to other nodes."""
-        return self._turn is None and self.agent == "listening"
-
-    @property
-    def between_segments(self) -> bool:
-        """No speech is being recognised."""
-        return self._turn is None or (self.user != "speaking" and not self._turn.waiting)
-
     # --- events: the user -----------------------------------------------------------------------------------------
 
     def speech_started(self, now: float, at_ms: float) -> list[Instruction]:
