@@ -82,7 +82,7 @@ class InputAudio:
             del self._kept[: needed - self._start]
             self._start = needed
             for feed in self._feeds:
-                feed.cursor = max(feed.cursor, needed)
+                feed.skip_to(needed)
 
 
 class Feed:
@@ -107,7 +107,8 @@ class Feed:
     @property
     def needed(self) -> int:
         """The oldest byte that must be kept for this feed."""
-        return self.cursor if self._keep_from is None else min(self._keep_from, self.cursor)
+        next_sent = self.cursor if self.running else self._audio.end
+        return next_sent if self._keep_from is None else min(self._keep_from, next_sent)
 
     def attach(self, start_ms: float) -> None:
         """Start sending to a new stream at `start_ms`, as far as that is still kept; its credit counts from there."""
@@ -119,15 +120,18 @@ class Feed:
 
     def resume(self, start_ms: float) -> None:
         """Send what starts at `start_ms` to the same stream, but nothing that it was already sent."""
-        target = max(self._audio.clamp(self._audio.position(start_ms)), self.cursor)
-        skipped = target - self.cursor  # the stream counts only what it is sent, and so does its credit
-        self.origin += skipped
-        self._credit += skipped
-        self.cursor = target
+        self.skip_to(self._audio.clamp(self._audio.position(start_ms)))
         self._stop = None
         self._on_end = None
         self.running = True
         self.pump()
+
+    def skip_to(self, position: int) -> None:
+        """Leave out what lies before, if it was not sent yet: the stream and its credit count only what it is sent."""
+        skipped = max(0, position - self.cursor)
+        self.cursor += skipped
+        self.origin += skipped
+        self._credit += skipped
 
     def allow(self, until_ms: int) -> None:
         """New credit, as the stream counts."""
