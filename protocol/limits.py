@@ -36,6 +36,7 @@ HEARTBEAT_MS: Final = 200  # a node to each orchestrator, answered by it
 NODE_TIMEOUT_MS: Final = 700  # a node that was silent for so long is gone
 LEASE_MS: Final = 5_000  # a node frees what an orchestrator left behind
 CLIENT_PING_MS: Final = 1_000
+CLIENT_LOST_MS: Final = 3_000  # an orchestrator that was silent for so long is gone for the client
 CLIENT_TIMEOUT_MS: Final = 15_000  # a client that was silent for so long is gone
 HANDSHAKE_MS: Final = 3_000  # a peer that never finishes the ZMTP handshake
 

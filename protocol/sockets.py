@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
+import os
 from collections.abc import Callable
 
 import zmq
@@ -47,6 +48,17 @@ def new_context() -> zmq.Context[zmq.Socket[bytes]]:
     return context
 
 
+_shared: tuple[int, zmq.Context[zmq.Socket[bytes]]] | None = None
+
+
+def shared_context() -> zmq.Context[zmq.Socket[bytes]]:
+    """One context for all sockets of this process that have no owner to end it; it lives as long as the process."""
+    global _shared  # noqa: PLW0603  # a context belongs to a process: a forked child needs its own
+    if _shared is None or _shared[0] != os.getpid():
+        _shared = (os.getpid(), new_context())
+    return _shared[1]
+
+
 class _LoopSocket:
     """What both kinds share: options, the reader, the drain and the edge-trigger rule."""
 
@@ -71,6 +83,11 @@ class _LoopSocket:
         self._fd = int(self._socket.getsockopt(zmq.FD))
         self._loop.add_reader(self._fd, self._drain)
         self._touched()
+
+    @property
+    def closed(self) -> bool:
+        """Nothing may be sent any more."""
+        return bool(self._socket.closed)
 
     def close(self, linger_ms: int = 0) -> None:
         """Close; what was sent still has `linger_ms` to leave. Safe to repeat."""

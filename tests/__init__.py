@@ -1,1 +1,1 @@
-"""The tests; packages mirror those of the project."""
+"""Tests of Antiphon; `tests.services` are those of the package `services`, and so on."""
