@@ -8,12 +8,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from protocol.engine import EngineSpec
-from protocol.errors import AntiphonError, NodeLost, RemoteError
-from protocol.node import CloseStream, FromNode, StreamDone, StreamError, StreamOpened, ToNode
+from protocol.errors import AntiphonError, NodeLost, Overloaded, RemoteError, Unavailable
+from protocol.node import CloseStream, FromNode, OpenStream, StreamDone, StreamError, StreamOpened, ToNode
 
 if TYPE_CHECKING:
     from orchestrator.nodes import Node
 
+MAX_MOVES = 3  # nodes that may refuse a stream, each faster filled than told, before its handler hears of it
+REFUSED_BY_NODE = (Overloaded.code, Unavailable.code)  # it is full, or drains: not what was asked is wrong
 OPEN_TIMEOUT_S = 2.0  # a live node answers in about a millisecond
 
 
@@ -30,20 +32,42 @@ class StreamHandler(Protocol):
 class NodeStream:
     """One open stream. `close()` it when its work is no longer wanted."""
 
-    __slots__ = ("_sequence", "closed", "generation", "handler", "id", "node", "sample_rate", "session", "spec")
+    __slots__ = (
+        "_moves",
+        "_opening",
+        "_received",
+        "_sequence",
+        "closed",
+        "generation",
+        "handler",
+        "id",
+        "node",
+        "probe",
+        "sample_rate",
+        "session",
+        "spec",
+    )
 
-    def __init__(
-        self, stream: int, node: Node, spec: EngineSpec, session: str, generation: int, handler: StreamHandler
-    ) -> None:
+    def __init__(self, stream: int, node: Node, opening: OpenStream, generation: int, handler: StreamHandler) -> None:
         self.id = stream
         self.node = node
-        self.spec = spec
-        self.session = session
+        self.spec: EngineSpec = opening.spec
+        self.session = opening.session
+        self.probe = opening.probe
         self.generation = generation
         self.handler = handler
         self.sample_rate = 0  # of the audio that a tts stream makes; known once it is opened
         self.closed = False
+        self._opening = opening
+        self._moves = 0
         self._sequence = 0
+        self._received = 0
+
+    def open(self) -> None:
+        """Ask the node for the stream."""
+        self._sequence = self._received = 0
+        self.node.streams[self.id] = self
+        self.send(self._opening)
 
     def send(self, message: ToNode) -> None:
         """Send, with the routing fields filled in. On a stream that is gone this does nothing: its handler was told."""
@@ -67,15 +91,36 @@ class NodeStream:
         self.node.streams.pop(self.id, None)
 
     def receive(self, message: FromNode) -> None:
-        """Hand a message of the node to the handler."""
+        """Hand a message of the node to the handler.
+
+        A message that was lost on the way (the connection broke, and healed at once) ends the stream as `NodeLost`:
+        audio or text with a hole must not be taken for whole.
+        """
         if isinstance(message, StreamError):
-            self.fail(RemoteError(message.code, message.category, message.message))
+            self._on_error(message)
             return
+        if message.sequence != self._received:
+            self.send(CloseStream(0, 0, 0))
+            self.fail(NodeLost(f"a message of {self.node.name} ({self.spec}) was lost on its way here"))
+            return
+        self._received += 1
         if isinstance(message, StreamOpened):
             self.sample_rate = message.sample_rate
         elif isinstance(message, StreamDone):
             self.forget()
         self.handler.on_stream_message(self, message)
+
+    def _on_error(self, message: StreamError) -> None:
+        error: AntiphonError = RemoteError(message.code, message.category, message.message)
+        untouched = not self._received and self._sequence == 1  # only the opening was sent
+        if message.code in REFUSED_BY_NODE and untouched and self._moves < MAX_MOVES:
+            self._moves += 1
+            try:
+                self.node.move(self)
+                return
+            except Unavailable as none_left:
+                error = none_left
+        self.fail(error)
 
     def fail(self, error: AntiphonError) -> None:
         """The stream is gone; tell the handler."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any, cast
 
 import services
-from protocol.engine import SERVICES, Service
+from protocol.engine import SERVICES, EngineOptions, Service
 from protocol.errors import EngineUnavailable
 from services.engine import Engine, LlmEngine, SttEngine, TtsEngine, VadEngine
 from services.llm.serving import LlmServing
@@ -42,20 +43,36 @@ def load_engine(service: str, name: str) -> Engine[Any]:
     if service not in SERVICES:
         raise EngineUnavailable(f"there is no service {service!r}; services are {', '.join(SERVICES)}")
     path = name if "." in name else f"services.{service}.{name}"
-    try:
-        module = importlib.import_module(path)
-    except ModuleNotFoundError as error:
-        if error.name is not None and path.startswith(error.name):
-            known = ", ".join(engines_of(service))
-            raise EngineUnavailable(f"there is no engine {service}/{name}; installed are {known}") from None
-        raise EngineUnavailable(
-            f"engine {service}/{name} needs the Python package {error.name!r}: pip install 'antiphon[{name}]'"
-        ) from None
+    module = _import(path, service, name)
     engine = getattr(module, "Engine", None)
     base = BASES[service]
     if not (isinstance(engine, type) and issubclass(engine, base)):
         raise EngineUnavailable(f"module {path} has no class Engine that extends {base.__module__}.{base.__name__}")
+    options = getattr(engine, "options_type", None)
+    if not (isinstance(options, type) and issubclass(options, EngineOptions) and hasattr(options, "engine")):
+        raise EngineUnavailable(f"{path}.Engine.options_type is no EngineOptions with an engine's name: {options!r}")
     return engine()
+
+
+def _import(path: str, service: str, name: str) -> ModuleType:
+    """The module of an engine; raises `EngineUnavailable` if it, or a package that it needs, is not there."""
+    if not all(part.isidentifier() for part in path.split(".")):
+        raise _unknown(service, name)
+    try:
+        return importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if path == missing or path.startswith(f"{missing}."):
+            raise _unknown(service, name) from None
+        install = missing if "." in name else f"'antiphon[{name}]'"
+        raise EngineUnavailable(
+            f"engine {service}/{name} needs the Python package {missing!r}: pip install {install}"
+        ) from None
+
+
+def _unknown(service: str, name: str) -> EngineUnavailable:
+    known = ", ".join(engines_of(cast(Service, service)))
+    return EngineUnavailable(f"there is no engine {service}/{name}; installed are {known}")
 
 
 def serving_of(service: str, engine: Engine[Any]) -> Serving:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import signal
 import time
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ EXIT_DRAINED = 0
 EXIT_RESTART = 75  # EX_TEMPFAIL
 EXIT_CONFIGURATION = 78  # EX_CONFIG
 MAX_BACKOFF_S = 30.0
+NAME = r"[A-Za-z0-9_.-]{1,64}"  # it is part of a socket's identity, of a file's name, and of many log lines
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,10 @@ async def _serve(settings: NodeSettings, backoff: _Backoff) -> None:
         check(endpoint)
     if settings.slots is not None and settings.slots < 1:
         raise ConfigurationError(f"--slots is {settings.slots}; a node needs at least 1")
-    if not 1 <= len(settings.name) <= 64:
-        raise ConfigurationError(f"--name {settings.name!r} has {len(settings.name)} characters; allowed are 1 to 64")
+    if not re.fullmatch(NAME, settings.name):
+        raise ConfigurationError(
+            f"--name is {settings.name!r}; a name is 1 to 64 letters, digits, dots, dashes and underscores"
+        )
     engine = load_engine(settings.service, settings.engine)
     node = Node(
         service=cast(Service, settings.service),
@@ -108,12 +112,16 @@ class _Backoff:
         """The process is about to exit because it failed; blocks for as long as supervisord should not try again."""
         if self._booted or self._file is None:
             return
+        failures = 0
         try:
             failures = int(self._file.read_text()) if self._file.exists() else 0
-        except ValueError:
-            failures = 0
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        self._file.write_text(str(failures + 1))
-        seconds = min(MAX_BACKOFF_S, 2.0**failures)
+        except (OSError, ValueError) as error:
+            log.warning("%s does not say how many boots have failed (%s): counting from 1", self._file, error)
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            self._file.write_text(str(failures + 1))
+        except OSError as error:
+            log.warning("the boot that failed cannot be counted: %s", error)
+        seconds = min(MAX_BACKOFF_S, 2.0 ** min(max(failures, 0), 10))
         log.error("boot number %d failed; trying again in %g s", failures + 1, seconds)
         time.sleep(seconds)

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from protocol.errors import AntiphonError
+from protocol.errors import AntiphonError, EngineError, Unavailable
 from protocol.node import FromNode, NodeMessage, OpenStream, StreamDone, StreamError, ToNode
 from services.engine import Engine
 
@@ -21,44 +21,65 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+MAX_SENTENCE = 2_000  # characters of an error that travel; an engine's may hold a whole page
+
 
 class Stream:
     """The routing of one stream: fills in the fields that every message starts with, and counts them."""
 
-    __slots__ = ("_link", "_sequence", "generation", "id", "session")
+    __slots__ = ("_link", "_sequence", "_taken", "closed", "generation", "id", "session")
 
     def __init__(self, link: Link, opening: OpenStream) -> None:
         self._link = link
         self._sequence = 0
+        self._taken = opening.sequence
+        self.closed = False  # dropped: nobody hears of it any more
         self.id = opening.stream
         self.generation = opening.generation
         self.session = opening.session
 
+    def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run work of this stream in a task that the node awaits before it leaves."""
+        return self._link.start_task(work)
+
+    def check(self, message: ToNode) -> None:
+        """Raise `Unavailable` when a message before this one was lost: a stream with a hole must not go on."""
+        self._taken += 1
+        if message.sequence != self._taken:
+            raise Unavailable(
+                f"{self._link.node_name}: message {self._taken} of the stream was lost on its way here; "
+                f"{message.sequence} came instead"
+            )
+
     def send(self, message: FromNode) -> None:
-        """Send, with this stream's number, generation and next sequence number filled in."""
+        """Send, with the routing fields filled in. On a stream that was dropped this does nothing.
+
+        A message that cannot be handed over leaves a hole: then the stream fails.
+        """
+        if self.closed:
+            return
+        if not self._link.send(self._route(message)):
+            self.fail(Unavailable(f"{self._link.node_name}: the orchestrator was not taking this stream's messages"))
+
+    def fail(self, error: BaseException) -> None:
+        """Report why the stream is gone, and drop it. Safe to repeat."""
+        failure = engine_failure(error)
+        self._end(StreamError(0, 0, 0, failure.code, failure.category, _sentence(failure)))
+
+    def done(self) -> None:
+        """Report that all has been sent, and drop the stream."""
+        self._end(StreamDone(0, 0, 0))
+
+    def _end(self, last: StreamError | StreamDone) -> None:
+        if not self.closed:
+            self._link.end(self.id, self._route(last))
+
+    def _route(self, message: FromNode) -> FromNode:
         message.stream = self.id
         message.generation = self.generation
         message.sequence = self._sequence
         self._sequence += 1
-        self._link.send(message)
-
-    def fail(self, error: BaseException) -> None:
-        """Report why the stream is gone, and drop it."""
-        if isinstance(error, AntiphonError):
-            report = StreamError(0, 0, 0, error.code, error.category, str(error))
-        else:
-            log.error("stream %d of session %s failed", self.id, self.session, exc_info=error)
-            kind = type(error).__name__
-            report = StreamError(
-                0, 0, 0, "engine", "fatal", f"{self._link.node_name}: the engine failed: {kind}: {error}"
-            )
-        self.send(report)
-        self._link.drop(self.id)
-
-    def done(self) -> None:
-        """Report that all has been sent, and drop the stream."""
-        self.send(StreamDone(0, 0, 0))
-        self._link.drop(self.id)
+        return message
 
 
 class Work(ABC):
@@ -75,22 +96,29 @@ class Work(ABC):
     def close(self) -> None:
         """The stream is dropped: stop all work at once. Called exactly once."""
 
+    def begin(self) -> None:  # noqa: B027  # most work has nothing to say before it is asked
+        """The orchestrator was told that the stream is open: the place to send a first message."""
+
 
 class TaskWork(Work):
     """Work that runs in a task of its own: messages wait in `inbox` until `run()` asks for them.
 
-    Closing cancels the task; `run()` gives back what it holds in `finally`.
+    Closing cancels the task; what the stream holds in the engine is given back in `release()`.
     """
 
     def __init__(self, stream: Stream) -> None:
         super().__init__(stream)
         self._inbox: deque[ToNode] = deque()
         self._arrived = asyncio.Event()
-        self._task = asyncio.get_running_loop().create_task(self._guard(self.run()))
+        self._running = False
+        self._task = stream.start(self._guard())
 
     @abstractmethod
     async def run(self) -> None:
         """The work. When it returns, the stream is over; what it raises fails the stream."""
+
+    async def release(self) -> None:  # most streams hold nothing
+        """Give back what the stream holds in the engine. Called once, also when `run()` never began."""
 
     async def next_message(self) -> ToNode:
         """The next message for this stream, in order. Waits; safe to cancel."""
@@ -104,11 +132,21 @@ class TaskWork(Work):
         self._arrived.set()
 
     def close(self) -> None:
-        self._task.cancel()
+        if self._running:  # a task that is cancelled before its first step would never come to `release()`
+            self._task.cancel()
 
-    async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _guard(self) -> None:
+        self._running = True
         try:
-            await work
+            try:
+                if not self.stream.closed:
+                    await self.run()
+            finally:
+                await self.release()
+        except asyncio.CancelledError:
+            if self.stream.closed:
+                raise
+            self.stream.fail(cancelled_itself())
         except Exception as error:  # noqa: BLE001  # told to the orchestrator, and logged if it was not expected
             self.stream.fail(error)
 
@@ -135,3 +173,21 @@ def sample_rate_of(engine: Engine[Any], asked: int) -> int:
     if asked not in engine.sample_rates:
         raise AntiphonError(f"a stream at {asked} Hz was asked for; this engine takes {list(engine.sample_rates)} Hz")
     return asked
+
+
+def cancelled_itself() -> EngineError:
+    """What to report when an engine's await ended as cancelled though nobody had closed the stream."""
+    return EngineError("the engine's own work was cancelled before it had answered")
+
+
+def engine_failure(error: BaseException) -> AntiphonError:
+    """The error to report: itself, or, with its traceback in the log, a fatal one for what nobody expected."""
+    if isinstance(error, AntiphonError):
+        return error
+    log.error("the engine failed", exc_info=error)
+    return EngineError(f"the engine failed: {type(error).__name__}: {error}", category="fatal")
+
+
+def _sentence(error: AntiphonError) -> str:
+    """An error's text as it can travel: not too long, and without halves of characters (from file names, say)."""
+    return str(error)[:MAX_SENTENCE].encode(errors="replace").decode()

@@ -38,18 +38,18 @@ class SttWork(TaskWork):
         super().__init__(stream)
 
     async def run(self) -> None:
-        try:
-            self._credit()
-            while True:
-                message = await self.next_message()
-                if isinstance(message, AudioIn):
-                    await self._push(message.pcm)
-                elif isinstance(message, Flush):
-                    text, confidence = await self._recogniser.flush()
-                    self.stream.send(TranscriptOut(0, 0, 0, message.segment, text, True, confidence))
-                    self._segment = message.segment + 1
-        finally:
-            await self._recogniser.close()
+        self._credit()
+        while True:
+            message = await self.next_message()
+            if isinstance(message, AudioIn):
+                await self._push(message.pcm)
+            elif isinstance(message, Flush):
+                text, confidence = await self._recogniser.flush()
+                self.stream.send(TranscriptOut(0, 0, 0, message.segment, text, True, confidence))
+                self._segment = message.segment + 1
+
+    async def release(self) -> None:
+        await self._recogniser.close()
 
     async def _push(self, pcm: bytes) -> None:
         partial = await self._recogniser.push(pcm)

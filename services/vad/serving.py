@@ -14,7 +14,7 @@ from protocol.audio import SAMPLE_BYTES
 from protocol.limits import NODE_AHEAD_MS
 from protocol.node import AudioIn, OpenStream, Speech, Taken, ToNode
 from services.engine import VadEngine, VadWindow
-from services.runtime.stream import Serving, Stream, Work, sample_rate_of
+from services.runtime.stream import Serving, Stream, Work, engine_failure, sample_rate_of
 from services.vad.segmenter import Segmenter
 
 CREDIT_STEP_MS = 500  # how often credit is renewed, in audio time: two small messages a second and stream
@@ -42,8 +42,19 @@ class VadServing(Serving):
         works = list(self._ready)
         self._ready.clear()
         windows = [VadWindow(work.state, work.next_window()) for work in works]
-        for work, probability in zip(works, self._engine.process(windows), strict=True):
-            work.judge(probability)
+        try:
+            judged = list(zip(works, self._engine.process(windows), strict=True))
+        except Exception as error:  # noqa: BLE001  # told to the orchestrator, and logged if it was not expected
+            # Nobody can tell whose window it was, nor which states have gone on: all of this call, and no others.
+            failure = engine_failure(error)
+            for work in works:
+                work.stream.fail(failure)
+            judged = []
+        for work, probability in judged:
+            try:
+                work.judge(probability)
+            except Exception as error:  # noqa: BLE001  # as above
+                work.stream.fail(error)
         if self._ready and not self._again:  # audio that came faster than real time: let the heartbeat have its turn
             self._again = True
             asyncio.get_running_loop().call_soon(self._next_round)
@@ -68,6 +79,8 @@ class VadWork(Work):
         self._ready = ready
         self._taken_ms = 0.0
         self._credited_ms = 0.0
+
+    def begin(self) -> None:
         self._credit()
 
     def take(self, message: ToNode) -> None:
@@ -89,7 +102,7 @@ class VadWork(Work):
         self._taken_ms += self._window_ms
         if self._taken_ms - self._credited_ms >= CREDIT_STEP_MS:
             self._credit()
-        if len(self._pending) >= self._window_bytes:
+        if len(self._pending) >= self._window_bytes and not self.stream.closed:
             self._ready[self] = None
 
     def close(self) -> None:
