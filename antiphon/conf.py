@@ -61,8 +61,8 @@ def program(template: str, run_dir: RunDir, service: str, number: int) -> str:
     for key, value in parser.items(section):
         if key not in GROUP_SETTINGS:
             # %(here)s would be the folder of this file here, and not that of the main file.
-            value = value.replace(WRAPPER, command()).replace(HERE_RUN, str(run_dir.path))
-            lines.append(f"{key}={value.replace(NUMBER, f'{number:02d}')}")
+            own = value.replace(WRAPPER, command()).replace(HERE_RUN, str(run_dir.path))
+            lines.append(f"{key}={own.replace(NUMBER, f'{number:02d}')}")
     return "\n".join(lines) + "\n"
 
 

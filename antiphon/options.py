@@ -37,7 +37,7 @@ def run_dir_option(function: Function) -> Function:
 
 def json_option(function: Function) -> Function:
     """`--json`: one JSON document on standard output, for a program to read."""
-    return option("--json", "as_json", is_flag=True, help="Print one JSON document, for a program to read.")(function)
+    return option("--json", is_flag=True, help="Print one JSON document, for a program to read.")(function)
 
 
 def log_level_option(function: Function) -> Function:
@@ -49,3 +49,49 @@ def log_level_option(function: Function) -> Function:
         envvar="ANTIPHON_LOG_LEVEL",
         help="How much is written to standard error, which is the process's log.",
     )(function)
+
+
+def connect_option(function: Function) -> Function:
+    """`--connect`: the orchestrators of a client. Gives the function a tuple of addresses."""
+    return option(
+        "--connect",
+        metavar="ADDRESS",
+        multiple=True,
+        help="Ingest address of an orchestrator: tcp://HOST:PORT or ipc:///PATH. May be repeated.  "
+        "[default: the orchestrators of the run directory]",
+    )(function)
+
+
+def user_option(function: Function) -> Function:
+    """`--user`: who the caller is."""
+    return option("--user", metavar="ID", default="", show_default=False, help="Who is calling, for the agent.")(
+        function
+    )
+
+
+def metadata_option(function: Function) -> Function:
+    """`--metadata`: what else the agent is told of the call. Gives the function a dictionary."""
+    return option(
+        "--metadata",
+        metavar="KEY=VALUE",
+        type=Line(),
+        multiple=True,
+        callback=_pairs,
+        help="More for the agent to know of this call. May be repeated.",
+    )(function)
+
+
+class Line(click.types.StringParamType):
+    """Text that may hold blanks. Where an option may be repeated, its variable holds one value on each line."""
+
+    envvar_list_splitter = "\n"
+
+
+def _pairs(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for value in values:
+        key, equals, text = value.partition("=")
+        if not (key and equals):
+            raise click.BadParameter(f"{value!r} is not KEY=VALUE, as in account=1234")
+        pairs[key] = text
+    return pairs

@@ -47,6 +47,20 @@ def started_under(server_url: str) -> list[int]:
     return sorted(found)
 
 
+def started_with(argument: str) -> int | None:
+    """Pid of the live process whose command line has exactly this argument: a supervisord, by its configuration."""
+    for entry in PROC.iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            arguments = (entry / "cmdline").read_bytes().split(b"\0")
+        except OSError:  # gone meanwhile
+            continue
+        if os.fsencode(argument) in arguments and alive(int(entry.name)):
+            return int(entry.name)
+    return None
+
+
 def send(pids: Iterable[int], number: signal.Signals) -> None:
     """Send the signal to each process that is still there."""
     for pid in pids:

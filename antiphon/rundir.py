@@ -79,8 +79,8 @@ class RunDir:
         found = sorted({character for character in str(self.path) if character in FORBIDDEN})
         if found:
             raise ConfigurationError(
-                f"run directory {self.path}: its path contains {' '.join(map(repr, found))}, which supervisord reads as "
-                "something else. Choose another one with --run-dir or ANTIPHON_RUN_DIR"
+                f"run directory {self.path}: its path contains {' '.join(map(repr, found))}, which supervisord reads "
+                "as something else. Choose another one with --run-dir or ANTIPHON_RUN_DIR"
             )
         longest = len(os.fsencode(self.path / LONGEST_SOCKET))
         if longest > MAX_IPC_PATH:

@@ -1,7 +1,7 @@
 """Scaling a running stack: which processes to start and stop (pure), and doing so without touching any other.
 
-Each process that is added is a program of its own, in a file that supervisord includes: a larger `numprocs` would restart
-the whole group (measured: every pid changes).
+Each process that is added is a program of its own, in a file that supervisord includes: a larger `numprocs` would
+restart the whole group (measured: every pid changes).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from antiphon import conf
 from antiphon.rundir import RunDir
 from antiphon.stack import ORCHESTRATOR, Stack, observe, service_of
-from antiphon.stopping import DRAIN_S, stop_all
+from antiphon.stopping import DRAIN_S, remove_stale_sockets, stop_all
 from antiphon.supervisord import Process, Supervisord
 from antiphon.waiting import wait_until
 from protocol.engine import SERVICES
@@ -81,6 +81,7 @@ def scale(
         tell(f"draining {', '.join(process.name for process in stopped)}")
         stop_all(supervisord, stopped, DRAIN_S)
         _forget(supervisord, run_dir, stopped)
+        remove_stale_sockets(run_dir)
     _wait_until_ready(run_dir, [name for one in plans for name in one.new_names], timeout_s)
     return plans
 
@@ -142,15 +143,26 @@ def _forget(supervisord: Supervisord, run_dir: RunDir, stopped: list[Process]) -
 
 
 def _wait_until_ready(run_dir: RunDir, names: list[str], timeout_s: float) -> None:
-    wanted = set(names)
     missing: list[str] = []
 
     def ready() -> bool:
-        found = [one for one in observe(run_dir, timeout_s=0.5).missing() if one.name in wanted]
-        missing[:] = [f"{one.name} {one.why}" for one in found]
-        return not found or any(one.hopeless for one in found)
+        stack = observe(run_dir, timeout_s=0.5)
+        found = [one for one in stack.missing() if one.name in names]
+        missing[:] = [f"{one.name} {one.why}" for one in found] or _not_joined(stack, names)
+        return not missing or any(one.hopeless for one in found)
 
     if names:
         wait_until(ready, timeout_s, every_s=0.1)
     if missing:
         raise Unavailable(f"not everything that was started is ready: {'; '.join(missing)}. See: antiphon logs")
+
+
+def _not_joined(stack: Stack, names: list[str]) -> list[str]:
+    """New orchestrators that not every node has found yet: a session there could still be refused."""
+    return [
+        f"{name} has not been found by {node}"
+        for name in names
+        if name in stack.snapshots
+        for node, known in stack.nodes.items()
+        if name not in known.registered_at
+    ]

@@ -27,13 +27,14 @@ class Missing:
     name: str
     why: str
     process: Process | None = None
+    stopped_on_purpose: bool = False
 
     @property
     def hopeless(self) -> bool:
         """Waiting will not help: somebody has to change something first."""
         process = self.process
         if process is None:
-            return False
+            return self.stopped_on_purpose
         return process.state == "FATAL" or (process.state == "EXITED" and process.exit_status == EXIT_CONFIGURATION)
 
 
@@ -93,11 +94,16 @@ class Stack:
         for name, snapshot in self.snapshots.items():
             ready = {node.service for node in snapshot.nodes if node.state == "ready"}
             found += [
-                Missing(service, f"no {service} node is ready at {name}")
-                for service in SERVICES
-                if service not in ready and service not in blamed
+                self._unserved(service, name) for service in SERVICES if service not in ready and service not in blamed
             ]
         return found
+
+    def _unserved(self, service: str, orchestrator: str) -> Missing:
+        own = [process for process in self.processes if service_of(process.name) == service]
+        if own and all(process.state == "STOPPED" for process in own):
+            why = f"no {service} node runs, because it was scaled to 0; start one with: antiphon scale {service}=1"
+            return Missing(service, why, stopped_on_purpose=True)
+        return Missing(service, f"no {service} node is ready at {orchestrator}")
 
     def _why_not(self, process: Process) -> str:
         """Why this process does not serve; empty when it does."""

@@ -27,7 +27,8 @@ def stop(run_dir: RunDir, drain_s: float, tell: Callable[[str], None]) -> int:
     Returns how many processes were stopped, supervisord not counted. Raises `Unavailable` when one cannot be stopped.
     """
     supervisord = Supervisord(run_dir.supervisor_socket)
-    pid = supervisord.pid() or _pid_in(run_dir.pidfile)
+    # One that is just starting, or whose files were removed, is known by its command line alone.
+    pid = supervisord.pid() or _pid_in(run_dir.pidfile) or processes.started_with(str(run_dir.conf))
     stopped = 0
     try:
         stopped = _stop_in_order(supervisord, drain_s, tell)
@@ -63,6 +64,13 @@ def stop_all(supervisord: Supervisord, victims: list[Process], drain_s: float) -
 
 def tidy(run_dir: RunDir) -> None:
     """Remove what dead processes left: pid file, sockets, counts of boots, and the files that `scale` wrote."""
+    remove_stale_sockets(run_dir)
+    for file in (run_dir.pidfile, run_dir.supervisor_socket, *run_dir.boots.glob("*"), *conf.added_files(run_dir)):
+        file.unlink(missing_ok=True)
+
+
+def remove_stale_sockets(run_dir: RunDir) -> None:
+    """Remove the sockets and lock files that nobody holds any more."""
     for address in (a for kind in ("ingest", "nodes", "control") for a in run_dir.endpoints(kind).values()):
         if stale(address):
             path = address.removeprefix(IPC)
@@ -71,8 +79,6 @@ def tidy(run_dir: RunDir) -> None:
     for lock in run_dir.sockets.glob("*.lock"):
         if not Path(str(lock).removesuffix(".lock")).exists() and stale(str(lock).removesuffix(".lock")):
             lock.unlink(missing_ok=True)
-    for file in (run_dir.pidfile, run_dir.supervisor_socket, *run_dir.boots.glob("*"), *conf.added_files(run_dir)):
-        file.unlink(missing_ok=True)
 
 
 def _stop_in_order(supervisord: Supervisord, drain_s: float, tell: Callable[[str], None]) -> int:

@@ -20,7 +20,7 @@ STATE_COLORS = {"ready": "green", "loading": "yellow", "draining": "yellow"}
 @click.command(short_help="Show what runs: orchestrators, nodes, sessions.")
 @json_option
 @run_dir_option
-def status(run_dir: RunDir, as_json: bool) -> None:
+def status(run_dir: RunDir, json: bool) -> None:
     """Show orchestrators, nodes (service, engine, pid, slots in use, state), sessions, and what is missing.
 
     A node that died is gone from here within a second; what supervisord does about it is shown instead.
@@ -33,17 +33,13 @@ def status(run_dir: RunDir, as_json: bool) -> None:
 
     stack = observe(run_dir)
     missing = stack.missing()
-    if as_json:
+    if json:
         console.print_json(document(stack, missing))
     elif stack.empty:
         console.out.print(f"Nothing runs in {console.short(run_dir.path)}. Start the stack with: antiphon up")
     else:
         _print(stack, missing)
-    if stack.empty:
-        code = exit_codes.NOT_RUNNING
-    else:
-        code = exit_codes.FAILED if missing else exit_codes.OK
-    click.get_current_context().exit(code)
+    click.get_current_context().exit(exit_codes.NOT_RUNNING if stack.empty else int(bool(missing)))
 
 
 def document(stack: Stack, missing: list[Missing]) -> dict[str, Any]:

@@ -59,8 +59,8 @@ def _check_agent(stack: Stack, agent: str) -> None:
     for name, snapshot in stack.snapshots.items():
         if snapshot.agent != agent:
             raise ConfigurationError(
-                f"{name} was started with agent {snapshot.agent or 'built-in'!r}; to run {agent!r}, stop the stack first: "
-                "antiphon down"
+                f"{name} was started with agent {snapshot.agent or 'built-in'!r}; to run {agent!r}, "
+                "stop the stack first: antiphon down"
             )
 
 
