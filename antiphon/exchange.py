@@ -15,6 +15,8 @@ from protocol.client import Client
 from protocol.errors import AntiphonError
 from protocol.ingest import Error
 
+OPEN_TIMEOUT_S = 5.0  # a person waits
+
 
 @dataclass(frozen=True)
 class Exchange:
@@ -74,6 +76,7 @@ async def hold(exchange: Exchange, watcher: Watcher, reply_file: ReplyFile | Non
             user=exchange.user,
             metadata=exchange.metadata,
             reports_played=exchange.fast,
+            open_timeout_s=OPEN_TIMEOUT_S,
         )
         async with client:
             conversation = Conversation(

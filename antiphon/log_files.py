@@ -108,6 +108,11 @@ class Followed:
         """Wait a moment for more."""
         time.sleep(FOLLOW_EVERY_S)
 
+    def close(self) -> None:
+        """Close the files."""
+        for file in self._files.values():
+            file.close()
+
     def _read(self, name: str) -> list[Entry]:
         data = self._partial.pop(name, b"") + self._files[name].read()
         whole, newline, rest = data.rpartition(b"\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import click
@@ -29,10 +30,12 @@ def logs(run_dir: RunDir, names: tuple[str, ...], follow: bool, lines: int) -> N
     width = max((len(name) for name in files), default=0)
     for entry in last_entries(files, lines):
         _print(entry, width)
-    while followed is not None:
-        for entry in followed.new_entries():
-            _print(entry, width)
-        followed.pause()
+    if followed is not None:
+        with closing(followed):
+            while True:
+                for entry in followed.new_entries():
+                    _print(entry, width)
+                followed.pause()
 
 
 def _print(entry: Entry, width: int) -> None:
