@@ -30,7 +30,7 @@ def check(endpoint: str) -> None:
             )
     elif endpoint.startswith(TCP):
         host, _, port = endpoint.removeprefix(TCP).rpartition(":")
-        if not host or not (port == "*" or (port.isdigit() and 0 <= int(port) <= 65_535)):
+        if not host or not (port == "*" or (port.isascii() and port.isdigit() and int(port) <= 65_535)):
             raise EndpointError(f"{endpoint}: a tcp address is tcp://HOST:PORT, as in tcp://127.0.0.1:7701")
     else:
         raise EndpointError(f"{endpoint}: an address starts with ipc:// or tcp://")
@@ -56,12 +56,19 @@ def lock(endpoint: str) -> TextIO | None:
     """Take the lock file of an ipc address, for a second bind of the same path steals it silently.
 
     Returns the open lock file (keep it as long as the socket), or None for tcp, where the system refuses by itself.
+    Raises `EndpointError`, which names the process that holds it.
     """
     if not endpoint.startswith(IPC):
         return None
     path = Path(endpoint.removeprefix(IPC))
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    held = open(f"{path}.lock", "a+", encoding="ascii")  # noqa: SIM115  # held as long as the socket
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        held = open(f"{path}.lock", "a+", encoding="ascii")  # noqa: SIM115  # held as long as the socket
+    except OSError as error:
+        raise EndpointError(
+            f"{endpoint}: its lock file cannot be made: {error.strerror or error} ({error.filename}). "
+            "Choose another run directory (--run-dir)"
+        ) from None
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -45,7 +45,8 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
             try:
                 checked = msgspec.convert(value, hints[name])
             except msgspec.ValidationError as error:
-                raise OptionError(self._owner(), name, value, str(error).lower()) from None
+                problem = str(error)[:200]  # which may repeat the value
+                raise OptionError(self._owner(), name, value, problem[0].lower() + problem[1:]) from None
             msgspec.structs.force_setattr(self, name, checked)
         self.check()
 

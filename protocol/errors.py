@@ -27,7 +27,13 @@
 
 from __future__ import annotations
 
+import reprlib
 from typing import ClassVar, Literal
+
+_SHOWN = 80  # characters of a value that an error repeats: a peer may have sent megabytes
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = _short.maxlong = _SHOWN
+_short.maxlevel = 2
 
 Category = Literal["retryable", "configuration", "fatal"]
 
@@ -52,7 +58,7 @@ class OptionError(ConfigurationError):
     code = "bad_option"
 
     def __init__(self, owner: str, option: str, value: object, allowed: str) -> None:
-        super().__init__(f"{owner}: option {option!r} is {value!r}; {allowed}")
+        super().__init__(f"{owner}: option {option[:_SHOWN]!r} is {_short.repr(value)}; {allowed}")
         self.owner = owner
         self.option = option
 

@@ -1,0 +1,1 @@
+"""The wire: messages, sockets, addresses, and the ingest client."""
