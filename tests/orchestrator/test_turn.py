@@ -1,0 +1,278 @@
+"""The turn machine: each transition, each deadline, and what must hold whatever happens in whatever order."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orchestrator import turn as turns
+from orchestrator.turn import (
+    CancelReply,
+    ChangeState,
+    EndSegment,
+    EndTurn,
+    Heard,
+    Instruction,
+    StartReply,
+    StartSegment,
+    TurnMachine,
+    TurnOptions,
+)
+
+PAGE = Path(__file__).parent.parent.parent / "docs" / "turns.md"
+
+
+def of(kind: type[Any], instructions: list[Instruction]) -> list[Any]:
+    return [one for one in instructions if isinstance(one, kind)]
+
+
+def heard_turn(machine: TurnMachine, now: float = 0.0, text: str = "hello") -> list[Instruction]:
+    """A whole turn of speech of one second, its end found, its final there."""
+    out = machine.speech_started(now, now * 1000)
+    segment = of(StartSegment, out)[0].segment
+    out += machine.speech_ended(now + 1.25, now * 1000 + 1_000, 250)
+    out += machine.final(now + 1.3, segment, text)
+    return out + machine.silence(now + 1.5, 500)
+
+
+def test_a_turn_is_committed_when_it_has_been_silent_long_enough_and_the_final_is_there() -> None:
+    machine = TurnMachine(TurnOptions())
+    out = heard_turn(machine)
+    assert [type(one) for one in out] == [
+        StartSegment, ChangeState, EndSegment, ChangeState, Heard, Heard, StartReply, ChangeState,
+    ]  # fmt: skip
+    start = of(StartReply, out)[0]
+    assert (start.turn, start.generation, start.text, start.speech_end_ms) == (1, 1, "hello", 1_000.0)
+    assert (machine.user, machine.agent, machine.deadline) == ("silent", "thinking", None)
+
+
+def test_a_final_that_comes_after_the_end_of_the_turn_commits_it() -> None:
+    machine = TurnMachine(TurnOptions())
+    machine.speech_started(0, 0)
+    machine.speech_ended(1.25, 1_000, 250)
+    assert not of(StartReply, machine.silence(1.5, 500))
+    assert machine.deadline == 1.5 + TurnOptions().final_timeout
+    assert of(StartReply, machine.final(1.7, 1, "late"))[0].endpoint_at == 1.5
+
+
+def test_speech_that_goes_on_before_the_end_of_the_turn_is_a_further_segment_of_it() -> None:
+    machine = TurnMachine(TurnOptions())
+    machine.speech_started(0, 0)
+    machine.speech_ended(1.25, 1_000, 250)
+    machine.final(1.3, 1, "one")
+    machine.speech_started(1.4, 1_400)
+    machine.partial(2, "two")
+    machine.speech_ended(2.25, 2_000, 250)
+    machine.silence(2.5, 500)
+    start = of(StartReply, machine.final(2.6, 2, "two three"))
+    assert [one.text for one in start] == ["one two three"]
+    assert machine.turns == 1
+
+
+def test_a_turn_of_which_nothing_was_recognised_ends_without_a_reply() -> None:
+    machine = TurnMachine(TurnOptions())
+    ends = of(EndTurn, heard_turn(machine, text=""))
+    assert [(one.turn, one.outcome) for one in ends] == [(1, "nothing_heard")]
+    assert machine.agent == "listening"
+
+
+def test_a_final_that_never_comes_is_replaced_by_the_partial_or_fails_the_turn() -> None:
+    for partial, kind in (("hel", StartReply), ("", EndTurn)):
+        machine = TurnMachine(TurnOptions())
+        machine.speech_started(0, 0)
+        machine.partial(1, partial)
+        machine.speech_ended(1.25, 1_000, 250)
+        machine.silence(1.5, 500)
+        deadline = machine.deadline
+        assert deadline is not None
+        assert not machine.tick(deadline - 0.01)
+        out = machine.tick(deadline)
+        assert len(of(kind, out)) == 1
+        assert not machine.final(deadline + 1, 1, "too late")
+
+
+def test_a_vad_that_is_gone_does_not_hold_the_turn() -> None:
+    machine = TurnMachine(TurnOptions())
+    machine.speech_started(0, 0)
+    machine.speech_ended(1.25, 1_000, 250)
+    machine.final(1.3, 1, "hello")
+    deadline = machine.deadline
+    assert deadline == 1.25 + 0.25 + TurnOptions().silence_timeout
+    assert of(StartReply, machine.tick(deadline))
+
+
+def test_speech_interrupts_only_when_it_lasts() -> None:
+    machine = TurnMachine(TurnOptions())
+    heard_turn(machine)
+    machine.reply_speaking(1)
+    machine.speech_started(3.0, 3_000)
+    assert machine.deadline == 3.5
+    assert not machine.tick(3.4)
+    out = machine.tick(3.5)
+    assert of(CancelReply, out) == [CancelReply(1, 2)]
+    assert (machine.agent, machine.generation) == ("listening", 2)
+
+
+def test_a_cough_does_not_interrupt() -> None:
+    machine = TurnMachine(TurnOptions())
+    heard_turn(machine)
+    machine.reply_speaking(1)
+    machine.speech_started(3.0, 3_000)
+    machine.speech_ended(3.35, 3_100, 250)
+    assert not of(CancelReply, machine.tick(3.6))
+    assert machine.agent == "speaking"
+
+
+def test_nobody_interrupts_where_interruptions_are_not_allowed() -> None:
+    machine = TurnMachine(TurnOptions(allow_interruptions=False))
+    heard_turn(machine)
+    machine.reply_speaking(1)
+    machine.speech_started(3.0, 3_000)
+    assert machine.deadline is None
+    assert not machine.tick(10.0)
+
+
+def test_the_clients_interruption_is_obeyed_at_once_and_once() -> None:
+    machine = TurnMachine(TurnOptions())
+    heard_turn(machine)
+    assert of(CancelReply, machine.interrupt(2.0)) == [CancelReply(1, 2)]
+    assert machine.interrupt(2.1) == []
+
+
+def test_a_written_turn_replaces_the_reply_and_leaves_the_spoken_turn_alone() -> None:
+    machine = TurnMachine(TurnOptions())
+    heard_turn(machine)
+    machine.speech_started(3.0, 3_000)
+    out = machine.text(3.1, "and this")
+    assert [type(one) for one in out if isinstance(one, CancelReply | StartReply)] == [CancelReply, StartReply]
+    machine.speech_ended(4.25, 4_000, 250)
+    machine.final(4.3, 2, "spoken")
+    assert of(StartReply, machine.silence(4.5, 500))[0].text == "spoken"
+
+
+def test_news_of_an_old_reply_is_ignored() -> None:
+    machine = TurnMachine(TurnOptions())
+    heard_turn(machine)
+    machine.interrupt(2.0)
+    assert machine.reply_speaking(1) == []
+    assert machine.reply_ended(1) == []
+    assert machine.agent == "listening"
+
+
+def test_the_page_names_every_event_instruction_and_option() -> None:
+    page = PAGE.read_text()
+    events = [name for name, value in vars(TurnMachine).items() if callable(value) and not name.startswith("_")]
+    instructions = [
+        kind.__name__ for kind in (StartSegment, EndSegment, Heard, StartReply, EndTurn, CancelReply, ChangeState)
+    ]
+    assert {kind.__name__ for kind in turns.Instruction.__args__} == set(instructions)
+    for name in [*events, *instructions]:
+        assert f"| `{name}` |" in page, name
+    for field in dataclasses.fields(TurnOptions):
+        default = "yes" if field.default is True else f"{field.default} s"
+        assert f"| `{field.name}` | {default}" in page, field.name
+
+
+# --- whatever happens -------------------------------------------------------------------------------------------------
+
+EVENTS = st.sampled_from(
+    ["start", "end", "silence", "partial", "final", "failed", "text", "interrupt", "speaking", "ended", "tick", "wait"]
+)
+
+
+class History:
+    """Drives a machine with events that may come, and checks what must always hold."""
+
+    def __init__(self, options: TurnOptions) -> None:
+        self.machine = TurnMachine(options)
+        self.now = 0.0
+        self.started: set[int] = set()
+        self.ended: list[int] = []
+        self.generation = 0
+        self.cancelled: list[int] = []
+        self.replying: int | None = None
+        self.segments: dict[int, bool] = {}  # number: its end was said
+        self.shown: tuple[str, bool] = ("listening", False)
+
+    def happen(self, event: str, number: int) -> None:
+        machine, now = self.machine, self.now
+        calls = {
+            "start": lambda: machine.speech_started(now, now * 1000),
+            "end": lambda: machine.speech_ended(now, now * 1000 - 250, 250),
+            "silence": lambda: machine.silence(now, number * 200),
+            "partial": lambda: machine.partial(number, f"p{number}"),
+            "final": lambda: machine.final(now, number, f"f{number}" if number % 3 else ""),
+            "failed": lambda: machine.segment_failed(now, number),
+            "text": lambda: machine.text(now, "written"),
+            "interrupt": lambda: machine.interrupt(now),
+            "speaking": lambda: machine.reply_speaking(number),
+            "ended": lambda: machine.reply_ended(number),
+            "tick": lambda: machine.tick(now),
+        }
+        if event == "wait":
+            self.now += number / 3
+        else:
+            self.check(calls[event]())
+
+    def check(self, out: list[Instruction]) -> None:
+        for one in out:
+            match one:
+                case StartSegment(segment, _):
+                    assert segment not in self.segments
+                    self.segments[segment] = False
+                case EndSegment(segment, _):
+                    assert self.segments[segment] is False
+                    self.segments[segment] = True
+                case CancelReply(generation, by):
+                    assert generation == self.replying
+                    assert by > generation
+                    self.cancelled.append(generation)
+                    self.replying = None
+                case StartReply():
+                    assert self.replying is None
+                    assert one.generation > self.generation
+                    assert one.text
+                    self.generation, self.replying = one.generation, one.generation
+                    self.ended.append(one.turn)
+                case EndTurn():
+                    self.ended.append(one.turn)
+                case ChangeState(agent, speaking):
+                    assert (agent, speaking) != self.shown
+                    self.shown = (agent, speaking)
+                case Heard():
+                    assert one.turn not in self.ended
+        assert len(set(self.ended)) == len(self.ended), "a turn ended twice"
+        assert len(set(self.cancelled)) == len(self.cancelled)
+        assert self.machine.generation >= self.generation
+        if self.machine.agent == "listening":
+            self.replying = None
+        else:
+            assert self.replying == self.machine.generation
+
+    def settle(self) -> None:
+        """The user is silent, nothing more comes from any node: only deadlines."""
+        self.check(self.machine.speech_ended(self.now, self.now * 1000 - 250, 250))
+        for _ in range(10):
+            deadline = self.machine.deadline
+            if deadline is None:
+                break
+            self.now = max(self.now, deadline)
+            self.check(self.machine.tick(self.now))
+        assert self.machine.deadline is None, "something is waited for in vain"
+        assert sorted(self.ended) == list(range(1, self.machine.turns + 1)), "a turn never ended"
+        assert self.machine.user == "silent"
+
+
+@settings(max_examples=1_000, deadline=None)
+@given(st.lists(st.tuples(EVENTS, st.integers(0, 6)), max_size=60), st.booleans())
+def test_in_any_order_of_events_every_turn_ends_once_and_generations_only_rise(
+    events: list[tuple[str, int]], allow_interruptions: bool
+) -> None:
+    history = History(TurnOptions(allow_interruptions=allow_interruptions))
+    for event, number in events:
+        history.happen(event, number)
+    history.settle()
