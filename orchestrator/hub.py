@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TextIO
 
 import zmq
@@ -16,7 +17,7 @@ from orchestrator.factory import AgentFactory
 from orchestrator.ingest import Ingest
 from orchestrator.nodes import NodePool
 from protocol.control import Snapshot
-from protocol.endpoint import check_bind, lock
+from protocol.endpoint import IPC, check_bind, lock
 from protocol.errors import EndpointError
 from protocol.ids import new_epoch
 from protocol.limits import LINGER_MS
@@ -56,6 +57,7 @@ class Hub:
         self._began = time.monotonic()
         self._stopping = asyncio.Event()
         self._locks: list[TextIO] = []
+        self._bound: list[str] = []
         self._context = new_context()
         self.pool = NodePool(self._context, name, self.epoch)
         self.ingest = Ingest(
@@ -134,16 +136,21 @@ class Hub:
         if held is not None:
             self._locks.append(held)
         try:
-            return socket.bind(endpoint)
+            bound = socket.bind(endpoint)
         except zmq.ZMQError as error:
             raise EndpointError(
                 f"{endpoint} can't be bound: {error.strerror or error}. Is another process using it? Choose another "
                 "address, or another --name or --run-dir"
             ) from None
+        self._bound.append(bound)
+        return bound
 
     def _close(self) -> None:
         for socket in (self.ingest.socket, self.pool.socket, self.control.socket):
             socket.close(LINGER_MS)
         self._context.term()
+        for address in self._bound:  # libzmq leaves it behind when the linger is not over, and nodes would dial it
+            if address.startswith(IPC):
+                Path(address.removeprefix(IPC)).unlink(missing_ok=True)
         for held in self._locks:
             held.close()

@@ -44,9 +44,8 @@ def orchestrator(
     \b
     Exit codes: 0 drained; 75 failed, start me again; 78 wrong configuration.
     """
-    from orchestrator.process import OrchestratorSettings, run
-
     from antiphon import log_format
+    from orchestrator.process import OrchestratorSettings, run
 
     log_format.configure(log_level)
     if not (ingest and nodes and control):

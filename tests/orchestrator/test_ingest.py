@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -14,8 +16,9 @@ from hypothesis import strategies as st
 
 from orchestrator.agent import VoiceAgent
 from orchestrator.factory import AgentFactory, SessionInfo
+from orchestrator.hub import Addresses, Hub
 from orchestrator.ingest import EARLY_MESSAGES
-from protocol.errors import RemoteError
+from protocol.errors import EndpointError, RemoteError
 from protocol.ids import new_session_id
 from protocol.ingest import FROM_CLIENT, Audio, Close, Interrupt, Metrics, Open, Ping, Played, Text
 from protocol.limits import MAX_BAD_MESSAGES, MAX_INGEST_BYTES, MAX_METADATA_ITEMS
@@ -233,6 +236,39 @@ def test_a_client_that_is_gone_without_a_word_gives_back_its_slots(monkeypatch: 
                 raw.send("text", "what can you do")
                 await raw.receive("audio")
             await world.until_quiet()
+
+    uvloop.run(conversation())
+
+
+def test_a_hub_that_has_drained_leaves_no_socket_for_nodes_to_dial() -> None:
+    async def conversation() -> None:
+        async with World() as world:
+            folder = Path(world.folder.name)
+
+            def sockets() -> list[str]:
+                return sorted(path.suffix for path in folder.glob("hub.*") if path.is_socket())
+
+            assert sockets() == [".control", ".ingest", ".nodes"]
+            world.hub.stop()
+            await until(lambda: not sockets())
+
+    uvloop.run(conversation())
+
+
+def test_a_second_hub_of_the_same_name_is_refused_and_the_first_goes_on() -> None:
+    async def conversation() -> None:
+        async with World() as world:
+            with pytest.raises(EndpointError, match=f"already bound by process {os.getpid()}"):
+                Hub(
+                    Addresses(world.address("ingest"), world.address("nodes"), world.address("control")),
+                    factory=world.agent,
+                    name="hub",
+                    agent_name="",
+                    max_sessions=1,
+                )
+            async with await world.connect() as client:
+                await client.send_text("hello")
+                assert (await event(client, lambda found: isinstance(found, Metrics))).outcome == "completed"
 
     uvloop.run(conversation())
 
