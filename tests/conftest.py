@@ -1,4 +1,8 @@
-"""For every test: it must leave nothing behind, neither processes, threads, sockets nor files."""
+"""For every test: it must leave nothing behind, neither processes, threads, sockets nor files.
+
+A test that uses a fixture of its module or session is not looked at alone, for such a fixture may well replace what it
+owns in the middle of a test; its whole module is. What a session's fixture starts is named by `expect_process`.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +15,32 @@ from tests.support import Snapshot, leaks_since, track_zmq
 track_zmq()
 
 
-@pytest.fixture(autouse=True)
-def no_leaks() -> Iterator[None]:
-    """Fails the test that left something behind, and names it."""
+@pytest.fixture(scope="module", autouse=True)
+def no_leaks_of_module() -> Iterator[None]:
+    """Fails the last test of a module that left something behind, and names it."""
     before = Snapshot.take()
     yield
-    if leaks := leaks_since(before):
-        pytest.fail("this test left behind: " + "; ".join(leaks), pytrace=False)
+    _fail_for(leaks_since(before), "this module")
+
+
+@pytest.fixture(autouse=True)
+def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fails the test that left something behind, and names it."""
+    if _shares_fixtures(request.node):
+        yield
+        return
+    before = Snapshot.take()
+    yield
+    _fail_for(leaks_since(before), "this test")
+
+
+def _shares_fixtures(test: pytest.Item) -> bool:
+    """Whether it uses a fixture of ours that lives longer than the test."""
+    known = test._fixtureinfo.name2fixturedefs  # type: ignore[attr-defined]  # pytest has no public way to ask
+    used = [definitions[-1] for name, definitions in known.items() if name != no_leaks_of_module.__name__]
+    return any(definition.scope != "function" and definition.baseid for definition in used)
+
+
+def _fail_for(leaks: list[str], who: str) -> None:
+    if leaks:
+        pytest.fail(f"{who} left behind: " + "; ".join(leaks), pytrace=False)

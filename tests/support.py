@@ -93,7 +93,11 @@ class Snapshot:
         """Now."""
         return cls(
             processes=_children(),
-            threads={thread for thread in threading.enumerate() if not thread.daemon},
+            threads={
+                thread
+                for thread in threading.enumerate()
+                if not thread.daemon and not thread.name.startswith("pytest_timeout")
+            },
             zmq_objects={id(found) for found in _open_zmq_objects()},
             files=_files(),
         )
@@ -158,13 +162,16 @@ def _describe(pid: int) -> str:
 
 
 def _files() -> set[str]:
-    """What the descriptors of this process lead to. Those of event loops and ZeroMQ are seen by their owners."""
+    """The sockets and files that this process has open.
+
+    Not the rest: libuv keeps a pipe for as long as the process lives, ZeroMQ's and the loops' descriptors have owners.
+    """
     found: set[str] = set()
     for descriptor in os.listdir("/proc/self/fd"):
         try:
             link = os.readlink(f"/proc/self/fd/{descriptor}")
         except FileNotFoundError:  # the one that listed them
             continue
-        if not link.startswith("anon_inode:"):
+        if link.startswith(("socket:", "/")):
             found.add(link)
     return found

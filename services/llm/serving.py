@@ -35,5 +35,5 @@ class LlmWork(TaskWork):
         chunks = self._engine.generate(self._options, request.chat, request.functions)
         async with aclosing(cast(Any, chunks)):
             async for chunk in chunks:
-                self.stream.send(chunk)
+                await self.stream.deliver(chunk)
         self.stream.done()

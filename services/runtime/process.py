@@ -109,7 +109,10 @@ class _Backoff:
             self._file.unlink(missing_ok=True)
 
     def wait(self) -> None:
-        """The process is about to exit because it failed; blocks for as long as supervisord should not try again."""
+        """The process is about to exit because it failed; blocks for as long as it should not be started again.
+
+        SIGTERM and SIGINT end the process meanwhile.
+        """
         if self._booted or self._file is None:
             return
         failures = 0
@@ -123,5 +126,7 @@ class _Backoff:
         except OSError as error:
             log.warning("the boot that failed cannot be counted: %s", error)
         seconds = min(MAX_BACKOFF_S, 2.0 ** min(max(failures, 0), 10))
+        for number in (signal.SIGTERM, signal.SIGINT):  # the event loop that handled them is gone
+            signal.signal(number, signal.SIG_DFL)
         log.error("boot number %d failed; trying again in %g s", failures + 1, seconds)
         time.sleep(seconds)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+RETRY_S = 0.01  # between two tries to hand over a message
 MAX_SENTENCE = 2_000  # characters of an error that travel; an engine's may hold a whole page
 
 
@@ -60,6 +61,16 @@ class Stream:
             return
         if not self._link.send(self._route(message)):
             self.fail(Unavailable(f"{self._link.node_name}: the orchestrator was not taking this stream's messages"))
+
+    async def deliver(self, message: FromNode) -> None:
+        """As `send`, for what comes in bursts: waits while the orchestrator takes no messages, until the lease ends.
+
+        All slots of a fast tts engine together may run further ahead than a socket's queue is long.
+        """
+        if not self.closed:
+            self._route(message)
+            while not (self._link.send(message) or self.closed):  # noqa: ASYNC110  # ZeroMQ gives no sign
+                await asyncio.sleep(RETRY_S)
 
     def fail(self, error: BaseException) -> None:
         """Report why the stream is gone, and drop it. Safe to repeat."""

@@ -63,7 +63,7 @@ class TtsWork(TaskWork):
             async with aclosing(cast(Any, sounds)):
                 async for sound in sounds:
                     if sound.words:
-                        self.stream.send(Words(0, 0, 0, message.piece, list(sound.words)))
+                        await self.stream.deliver(Words(0, 0, 0, message.piece, list(sound.words)))
                     pending += sound.pcm
                     while len(pending) >= self._frame:
                         await self._send(message.piece, bytes(pending[: self._frame]))
@@ -71,11 +71,11 @@ class TtsWork(TaskWork):
         await self._send(message.piece, bytes(pending), last=True)
 
     async def _send(self, piece: int, pcm: bytes, *, last: bool = False) -> None:
-        while self._sent >= self._allowed:
+        while pcm and self._sent >= self._allowed:  # the end of a piece needs no credit
             self._credit.clear()
             await self._credit.wait()
         self._sent += len(pcm)
-        self.stream.send(AudioOut(0, 0, 0, piece, pcm, last))
+        await self.stream.deliver(AudioOut(0, 0, 0, piece, pcm, last))
 
     def _bytes(self, duration_ms: int) -> int:
         return self._audio.sample_rate * 2 * duration_ms // 1000

@@ -1,0 +1,1 @@
+"""Tests of the nodes: their runtime and their engines."""

@@ -1,0 +1,1 @@
+"""Scripted engines: real engines whose behaviour is written in the options of a session."""
