@@ -16,7 +16,14 @@ import zmq
 from orchestrator.streams import NodeStream, StreamHandler
 from protocol.engine import EngineSpec
 from protocol.errors import Malformed, NoNode, Overloaded, ProtocolError, UnknownKind
-from protocol.limits import HEARTBEAT_MS, MAX_BAD_MESSAGES, NODE_DROP_BYTES, NODE_TIMEOUT_MS, PROTOCOL_VERSION
+from protocol.limits import (
+    HEARTBEAT_MS,
+    MAX_BAD_MESSAGES,
+    NODE_DROP_BYTES,
+    NODE_HIGH_WATER_MARK,
+    NODE_TIMEOUT_MS,
+    PROTOCOL_VERSION,
+)
 from protocol.node import (
     FROM_NODE,
     TO_NODE,
@@ -105,7 +112,11 @@ class NodePool:
         self.bad_messages = 0
         self.on_draining: Callable[[Node], None] = _nobody
         self.socket = RouterSocket(
-            context, self._on_message, drop_bytes=NODE_DROP_BYTES, on_bad_frames=self._on_bad_frames
+            context,
+            self._on_message,
+            drop_bytes=NODE_DROP_BYTES,
+            on_bad_frames=self._on_bad_frames,
+            high_water_mark=NODE_HIGH_WATER_MARK,
         )
 
     @property

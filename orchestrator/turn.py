@@ -10,6 +10,9 @@ monotonic time in seconds; carries out the instructions in their order; and call
 
 A *turn* is what the user says until they have been silent for `min_endpointing_delay`; it may have several *segments*,
 one for each run of speech. Each turn ends exactly once: with `StartReply` or with `EndTurn`.
+
+Where interruptions are not allowed, a turn that was spoken during a reply is answered after it. What the user does on
+purpose, writing and asking for silence, ends a reply all the same.
 """
 
 from __future__ import annotations
@@ -64,7 +67,10 @@ class Heard:
 
 @dataclass(frozen=True, slots=True)
 class StartReply:
-    """The turn is complete: answer it. For a turn in writing `speech_end_ms` is -1 and `endpoint_at` is 0."""
+    """The turn is complete: answer it. For a turn in writing `speech_end_ms` is -1.
+
+    `endpoint_at` is 0 for a turn in writing, and for one that had to wait for the end of a reply.
+    """
 
     turn: int
     generation: int
@@ -107,8 +113,8 @@ class _Turn:
 
     number: int
     finals: dict[int, str] = field(default_factory=dict)
+    partials: dict[int, str] = field(default_factory=dict)
     waiting: set[int] = field(default_factory=set)  # segments whose final has not come
-    partial: str = ""
     missing: bool = False  # a final never came
     endpointed: bool = False
     endpoint_at: float = 0.0
@@ -116,9 +122,8 @@ class _Turn:
 
     @property
     def text(self) -> str:
-        """What has been recognised, segments in their order."""
-        parts = [text for _, text in sorted(self.finals.items())] + [self.partial]
-        return " ".join(part for part in parts if part)
+        """What has been recognised, segments in their order; of one without a final, what is known of it."""
+        return " ".join(text for _, text in sorted((self.partials | self.finals).items()) if text)
 
 
 class TurnMachine:
@@ -163,14 +168,14 @@ class TurnMachine:
         """Vad: the speech ended at `at_ms`, `silence_ms` ago."""
         if self.user != "speaking" or self._turn is None:
             return []
+        out = self._interrupt_if_due(now)  # the news of it may overtake the timer
         self.user = "ended"
         self._interrupt_at = None
         self._turn.speech_end_ms = at_ms
         self._turn.waiting.add(self._segment)
         delay = self._options.min_endpointing_delay - silence_ms / 1000
         self._endpoint_at = now + max(0.0, delay) + self._options.silence_timeout
-        out: list[Instruction] = [EndSegment(self._segment, at_ms + silence_ms), *self._states()]
-        return out + self.silence(now, silence_ms)
+        return [*out, EndSegment(self._segment, at_ms + silence_ms), *self._states(), *self.silence(now, silence_ms)]
 
     def silence(self, now: float, silence_ms: float) -> list[Instruction]:
         """Vad: it has been silent for `silence_ms` since the speech ended."""
@@ -179,24 +184,23 @@ class TurnMachine:
         return self._endpoint(now)
 
     def partial(self, segment: int, text: str) -> list[Instruction]:
-        """Stt: what it has of the running segment."""
+        """Stt: what it has of a segment whose final has not come."""
         turn = self._turn
-        if turn is None or segment != self._segment or segment in turn.finals or text == turn.partial:
+        if turn is None or segment in turn.finals or (segment != self._segment and segment not in turn.waiting):
             return []
-        turn.partial = text
-        return [Heard(turn.number, turn.text, final=False)]
+        before = turn.text
+        turn.partials[segment] = text
+        return self._heard(turn, before)
 
     def final(self, now: float, segment: int, text: str) -> list[Instruction]:
         """Stt: the final transcript of a segment. A second one, or one that comes too late, is ignored."""
         turn = self._turn
         if turn is None or segment not in turn.waiting:
             return []
+        before = turn.text
         turn.waiting.discard(segment)
         turn.finals[segment] = text
-        if segment == self._segment:
-            turn.partial = ""
-        out: list[Instruction] = [Heard(turn.number, turn.text, final=False)] if text else []
-        return out + self._commit(now)
+        return [*self._heard(turn, before), *self._commit()]
 
     def segment_failed(self, now: float, segment: int) -> list[Instruction]:
         """Stt: no final will come for this segment."""
@@ -205,7 +209,7 @@ class TurnMachine:
             return []
         turn.waiting.discard(segment)
         turn.missing = True
-        return self._commit(now)
+        return self._commit()
 
     def text(self, now: float, text: str) -> list[Instruction]:
         """The user wrote. A turn of its own, beside what is being said."""
@@ -213,7 +217,7 @@ class TurnMachine:
 
     def interrupt(self, now: float) -> list[Instruction]:
         """The client asked for silence."""
-        return [*self._cancel(), *self._states()]
+        return [*self._cancel(), *self._states(), *self._commit()]
 
     # --- events: the reply ----------------------------------------------------------------------------------------
 
@@ -228,22 +232,19 @@ class TurnMachine:
         if generation == self.generation and self.agent != "listening":
             self.agent = "listening"
             self._interrupt_at = None
-        return self._states()
+        return [*self._states(), *self._commit()]
 
     # --- time -----------------------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> list[Instruction]:
         """A deadline may have come."""
-        out: list[Instruction] = []
-        if self._interrupt_at is not None and now >= self._interrupt_at:
-            self._interrupt_at = None
-            out += [*self._cancel(), *self._states()]
+        out = self._interrupt_if_due(now)
         if self._endpoint_at is not None and now >= self._endpoint_at:
             out += self._endpoint(now)
         if self._final_at is not None and now >= self._final_at and self._turn is not None:
             self._turn.waiting.clear()
             self._turn.missing = True
-            out += self._commit(now)
+            out += self._commit()
         return out
 
     # --- inside ---------------------------------------------------------------------------------------------------
@@ -259,12 +260,16 @@ class TurnMachine:
         self._turn.endpointed = True
         self._turn.endpoint_at = now
         self._final_at = now + self._options.final_timeout
-        return self._commit(now)
+        return self._commit()
 
-    def _commit(self, now: float) -> list[Instruction]:
+    def _commit(self) -> list[Instruction]:
         """End the turn, if its end was found and nothing is waited for any more."""
         turn = self._turn
         if turn is None or self.user != "ended" or not turn.endpointed or turn.waiting:
+            return []
+        if turn.text and self.agent != "listening" and not self._options.allow_interruptions:
+            self._final_at = None  # the end of the reply is waited for, which the session owes
+            turn.endpoint_at = 0.0
             return []
         self._turn = None
         self.user = "silent"
@@ -280,6 +285,14 @@ class TurnMachine:
         self.agent = "thinking"
         start = StartReply(turn.number, self.generation, turn.text, turn.speech_end_ms, turn.endpoint_at)
         return [*out, start, *self._states()]
+
+    def _heard(self, turn: _Turn, before: str) -> list[Instruction]:
+        return [Heard(turn.number, turn.text, final=False)] if turn.text != before else []
+
+    def _interrupt_if_due(self, now: float) -> list[Instruction]:
+        if self._interrupt_at is None or now < self._interrupt_at:
+            return []
+        return [*self._cancel(), *self._states()]
 
     def _cancel(self) -> list[Instruction]:
         if self.agent == "listening":

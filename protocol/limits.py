@@ -40,7 +40,8 @@ CLIENT_LOST_MS: Final = 3_000  # an orchestrator that was silent for so long is 
 CLIENT_TIMEOUT_MS: Final = 15_000  # a client that was silent for so long is gone
 HANDSHAKE_MS: Final = 3_000  # a peer that never finishes the ZMTP handshake
 
-SEND_HIGH_WATER_MARK: Final = 1_000
+SEND_HIGH_WATER_MARK: Final = 1_000  # messages that wait for one client: 20 s of frames
+NODE_HIGH_WATER_MARK: Final = 10_000  # and for one node, which may have 200 streams: a second of their frames
 DRAIN_MESSAGES: Final = 128  # messages taken from one socket before the others get their turn
 LINGER_MS: Final = 500  # for a polite goodbye; 0 otherwise, never infinite
 MAX_SOCKETS: Final = 16_384

@@ -67,12 +67,15 @@ def shared_context() -> zmq.Context[zmq.Socket[bytes]]:
 class _LoopSocket:
     """What both kinds share: options, the reader, the drain and the edge-trigger rule."""
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], kind: int, drop_bytes: int) -> None:
+    def __init__(
+        self, context: zmq.Context[zmq.Socket[bytes]], kind: int, drop_bytes: int, high_water_mark: int
+    ) -> None:
         self._socket: zmq.Socket[bytes] = context.socket(kind)
         set_option = self._socket.setsockopt
         set_option(zmq.LINGER, 0)
-        set_option(zmq.SNDHWM, SEND_HIGH_WATER_MARK)
-        set_option(zmq.RCVHWM, SEND_HIGH_WATER_MARK)
+        set_option(zmq.SNDHWM, high_water_mark)
+        set_option(zmq.RCVHWM, high_water_mark)
+        set_option(zmq.IPV6, 1)
         set_option(zmq.MAXMSGSIZE, drop_bytes)
         set_option(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
         set_option(zmq.TCP_KEEPALIVE, 1)
@@ -157,8 +160,9 @@ class RouterSocket(_LoopSocket):
         *,
         drop_bytes: int,
         on_bad_frames: Callable[[bytes, int], None],
+        high_water_mark: int = SEND_HIGH_WATER_MARK,
     ) -> None:
-        super().__init__(context, zmq.ROUTER, drop_bytes)
+        super().__init__(context, zmq.ROUTER, drop_bytes, high_water_mark)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._on_message = on_message
         self._on_bad_frames = on_bad_frames
@@ -220,8 +224,9 @@ class DealerSocket(_LoopSocket):
         on_message: Callable[[bytes], None],
         *,
         drop_bytes: int,
+        high_water_mark: int = SEND_HIGH_WATER_MARK,
     ) -> None:
-        super().__init__(context, zmq.DEALER, drop_bytes)
+        super().__init__(context, zmq.DEALER, drop_bytes, high_water_mark)
         self._socket.setsockopt(zmq.IDENTITY, identity)
         self._socket.setsockopt(zmq.IMMEDIATE, 1)
         self._socket.setsockopt(zmq.RECONNECT_IVL, 50)

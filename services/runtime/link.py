@@ -18,7 +18,7 @@ import zmq
 
 from protocol.errors import AntiphonError, Overloaded, ProtocolError, Unavailable
 from protocol.ids import socket_identity
-from protocol.limits import LEASE_MS, NODE_DROP_BYTES, PROTOCOL_VERSION
+from protocol.limits import LEASE_MS, NODE_DROP_BYTES, NODE_HIGH_WATER_MARK, PROTOCOL_VERSION
 from protocol.node import (
     FROM_NODE,
     TO_NODE,
@@ -132,7 +132,13 @@ class Link:
         """A new socket: connects, and connects again, by itself. No two of this process share an identity."""
         identity = socket_identity(self.node_name, f"{self._node.epoch}.{self._dials}")
         self._dials += 1
-        dealer = DealerSocket(self._context, identity, self._on_message, drop_bytes=NODE_DROP_BYTES)
+        dealer = DealerSocket(
+            self._context,
+            identity,
+            self._on_message,
+            drop_bytes=NODE_DROP_BYTES,
+            high_water_mark=NODE_HIGH_WATER_MARK,
+        )
         dealer.on_drained = self._node.serving.batch
         try:
             dealer.connect(self.endpoint)
