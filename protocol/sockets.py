@@ -18,6 +18,7 @@ import asyncio
 import enum
 import logging
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import zmq
@@ -64,7 +65,7 @@ def shared_context() -> zmq.Context[zmq.Socket[bytes]]:
     return _shared[1]
 
 
-class _LoopSocket:
+class _LoopSocket(ABC):
     """What both kinds share: options, the reader, the drain and the edge-trigger rule."""
 
     def __init__(
@@ -126,9 +127,9 @@ class _LoopSocket:
         self._more_due = False
         self._drain()
 
+    @abstractmethod
     def _receive(self, most: int) -> bool:
         """Take up to `most` messages; true if there may be more."""
-        raise NotImplementedError
 
     def _touched(self) -> None:
         """The edge-trigger rule: look at EVENTS before the loop sleeps again."""
