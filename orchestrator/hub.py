@@ -26,6 +26,7 @@ from protocol.sockets import RouterSocket, new_context
 log = logging.getLogger(__name__)
 
 SWEEP_S = 0.05
+FAREWELL_S = 0.1  # for clients to read `closed`: ZeroMQ drops what a peer has not read when the connection closes
 LATE_S = 0.25  # a sweep that is so late was held up by something in this loop
 
 
@@ -96,6 +97,7 @@ class Hub:
             await self.ingest.drain(drain_s)
         finally:
             await self.ingest.drain(0)
+            await asyncio.sleep(FAREWELL_S)
             sweeping.cancel()
             stopping.cancel()
             await asyncio.gather(sweeping, stopping, return_exceptions=True)
