@@ -7,6 +7,7 @@ our packages beside it can then not take the place of ours. What it would have m
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import logging
 import os
@@ -47,11 +48,13 @@ def load_factory(name: str | None) -> AgentFactory:
     """The function that makes agents, from `module:factory`; None: the built-in agent.
 
     Raises `ConfigurationError` that names what is wrong: the name's form, a module that is not found or fails while it
-    is imported, an attribute that is missing or can't be called.
+    is imported, an attribute that is missing or can't be called with one session.
     """
-    module_name, colon, attribute = (name or BUILTIN).partition(":")
-    if not (module_name and colon and attribute):
-        raise ConfigurationError(f"--agent {name!r} is not MODULE:FACTORY, as in my_agent:agent")
+    module_name, _, attribute = (name or BUILTIN).partition(":")
+    if module_name.endswith(".py") or not (_dotted(module_name) and _dotted(attribute)):
+        raise ConfigurationError(
+            f"--agent {name!r} is not MODULE:FACTORY, as in my_agent:agent for the function `agent` in my_agent.py"
+        )
     module = _import(module_name)
     made: Any = module
     for part in attribute.split("."):
@@ -64,7 +67,23 @@ def load_factory(name: str | None) -> AgentFactory:
         made = getattr(made, part)
     if not callable(made):
         raise ConfigurationError(f"--agent {name}: {attribute!r} is {made!r}; it must be a function of one session")
+    _check_signature(made, f"--agent {name}: {attribute}")
     return _calling(made, name or BUILTIN)
+
+
+def _dotted(name: str) -> bool:
+    return all(part.isidentifier() for part in name.split("."))
+
+
+def _check_signature(made: Callable[..., Any], what: str) -> None:
+    try:
+        signature = inspect.signature(made)
+    except (TypeError, ValueError):  # one that is written in C and doesn't say
+        return
+    try:
+        signature.bind(SessionInfo(""))
+    except TypeError as error:
+        raise ConfigurationError(f"{what}{signature} can't be called with one session: {error}") from None
 
 
 def _calling(made: Callable[[SessionInfo], Any], name: str) -> AgentFactory:
@@ -76,7 +95,7 @@ def _calling(made: Callable[[SessionInfo], Any], name: str) -> AgentFactory:
                 agent = await agent
         except AntiphonError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a factory that exits must not take everybody's conversation with it
             log.exception("agent %s failed for session %s", name, session.id)
             raise AgentFailed(f"the agent could not be made: {name} raised {type(error).__name__}: {error}") from error
         if not isinstance(agent, VoiceAgent):
@@ -90,7 +109,8 @@ def _import(name: str) -> Any:
     here = os.getcwd()
     if here not in sys.path:
         sys.path.append(here)
-    _warn_of_clashes(Path(here))
+    for package in OURS:
+        _check_clash(package, Path(here))
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -99,20 +119,35 @@ def _import(name: str) -> Any:
                 f"there is no module {name!r}: looked in {here} and in the installed packages. "
                 "Start from the folder of your agent file, or put it on PYTHONPATH"
             ) from None
-        raise ConfigurationError(f"{name} needs the module {error.name!r}, which is not installed") from error
-    except Exception as error:
+        raise ConfigurationError(f"{name} needs the module {error.name!r}, {_why_missing(error.name)}") from error
+    except (Exception, SystemExit) as error:
         log.exception("%s failed while it was imported", name)
         raise ConfigurationError(f"{name} failed while it was imported: {type(error).__name__}: {error}") from error
 
 
-def _warn_of_clashes(folder: Path) -> None:
-    for package in OURS:
-        ours = Path(__file__).parent.parent / package
-        beside = [path for path in (folder / package, folder / f"{package}.py") if path.exists()]
-        if beside and beside[0].resolve() != ours.resolve():
+def _why_missing(name: str | None) -> str:
+    package = (name or "").partition(".")[0]
+    if package in OURS:
+        return f"but `{package}` is one of Antiphon's own packages: if you have one of that name, rename it"
+    return "which is not installed"
+
+
+def _check_clash(package: str, folder: Path) -> None:
+    """Tell of a user's package that ours hides; raise `ConfigurationError` for one that hides ours."""
+    ours = (Path(__file__).parent.parent / package).resolve()
+    found = importlib.util.find_spec(package)
+    places = [Path(place).resolve() for place in (found and found.submodule_search_locations) or []]
+    if ours not in places:
+        instead = found.origin or str(places[0]) if found else "nothing"
+        raise ConfigurationError(
+            f"`import {package}` does not find Antiphon's own package but {instead}: "
+            "rename that one, or take its folder off PYTHONPATH"
+        )
+    for beside in (folder / package, folder / f"{package}.py"):
+        if beside.exists() and beside.resolve() != ours:
             log.warning(
                 "%s has the name of one of Antiphon's own packages: `import %s` means ours. Give yours another name",
-                beside[0],
+                beside,
                 package,
             )
 

@@ -13,9 +13,11 @@ import numpy as np
 import soxr
 
 from protocol.audio import SAMPLE_BYTES
-from protocol.limits import MAX_FRAME_MS
+from protocol.limits import MAX_FRAME_MS, NODE_AHEAD_MS
 
-KEPT_MS = 1_000  # of audio before every cursor: more than the pre-roll and the vad's delay together
+# Of audio before every cursor: what vad has been sent and has not judged yet, the speech that it must hear before it
+# says so, and the pre-roll.
+KEPT_MS = NODE_AHEAD_MS + 1_000
 MAX_KEPT_MS = 60_000  # of a segment that never ends
 TRIM_STEP_MS = 1_000
 

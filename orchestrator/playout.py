@@ -21,6 +21,7 @@ class Playout:
 
     def sent(self, now: float, duration_ms: float) -> None:
         """So much more was sent."""
+        self._played_ms = self.played_ms(now)  # what counts as played stays played, though the clock starts anew
         self.sent_ms += duration_ms
         self._dry_at = max(self._dry_at, now) + duration_ms / 1000
 

@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from protocol.node import Word
+
+CHARACTERS_PER_S = 15  # usual speech
+HALF_WORD_MS = 150
 
 _WORD = re.compile(r"\S+\s*")
 
@@ -27,7 +31,7 @@ class Piece:
         """The part of the text that was played when the reply's audio had been played up to `played_ms`.
 
         By word times where the engine gave them, else in proportion to time, always whole words: a word counts when
-        half of it was played.
+        half of it was played. More of the audio never means less of the text.
         """
         if self.start_ms < 0 or played_ms <= self.start_ms:
             return ""
@@ -39,19 +43,24 @@ class Piece:
         return self._by_proportion(inside)
 
     def _offset_by_words(self, inside_ms: float) -> int:
-        ends = [word.at_ms for word in self.words[1:]] + [self.audio_ms if self.complete else float("inf")]
-        starts = [word.offset for word in self.words[1:]] + [len(self.text)]
+        last = self.words[-1]
+        # Of the last word that is known its end is not, as long as more may come.
+        last_ms = self.audio_ms if self.complete else last.at_ms + 2 * HALF_WORD_MS
+        ends = [(word.at_ms, word.offset) for word in self.words[1:]] + [(last_ms, self._word_end(last.offset))]
         offset = 0
-        for word, end_ms, next_offset in zip(self.words, ends, starts, strict=True):
-            half = (word.at_ms + end_ms) / 2 if end_ms != float("inf") else word.at_ms + 150
-            if inside_ms < half:
+        for word, (end_ms, next_offset) in zip(self.words, ends, strict=True):
+            if inside_ms < (word.at_ms + end_ms) / 2:
                 break
-            offset = next_offset
+            offset = max(offset, next_offset)
         return offset
 
+    def _word_end(self, offset: int) -> int:
+        word = None if self.complete else _WORD.match(self.text, offset)
+        return len(self.text) if word is None else word.end()
+
     def _by_proportion(self, inside_ms: float) -> str:
-        # While the piece is still being made its length is not known: 15 characters a second is usual speech.
-        total_ms = self.audio_ms if self.complete else max(self.audio_ms, len(self.text) * 1000 / 15)
+        # While the piece is still being made its length is not known.
+        total_ms = self.audio_ms if self.complete else max(self.audio_ms, len(self.text) * 1000 / CHARACTERS_PER_S)
         reached = len(self.text) * inside_ms / total_ms if total_ms else 0.0
         end = 0
         for word in _WORD.finditer(self.text):
@@ -96,8 +105,21 @@ class Speech:
 
     def spoken(self, audio_ms: float) -> str:
         """The text of all pieces that have begun when the audio has reached `audio_ms`: what a caption would show."""
-        return "".join(piece.text for piece in self.pieces if 0 <= piece.start_ms <= audio_ms)
+        begun = [number for number, piece in enumerate(self.pieces) if 0 <= piece.start_ms <= audio_ms]
+        return "".join(piece.text for piece in self.pieces[: begun[-1] + 1]) if begun else ""
 
     def heard(self, played_ms: float) -> str:
-        """The text that was heard when `played_ms` of the audio had been played."""
-        return "".join(piece.heard(played_ms) for piece in self.pieces).strip()
+        """The text that was heard when `played_ms` of the audio had been played: always the beginning of it.
+
+        A piece without sound, as a lone dash, counts with the piece before it, or with the one after it.
+        """
+        begun = [number for number, piece in enumerate(self.pieces) if 0 <= piece.start_ms < played_ms]
+        if not begun:
+            return ""
+        running = self.pieces[begun[-1]]
+        text = "".join(piece.text for piece in self.pieces[: begun[-1]])
+        part = running.heard(played_ms)
+        if part == running.text and running.complete:
+            silent = takewhile(lambda piece: piece.complete and piece.start_ms < 0, self.pieces[begun[-1] + 1 :])
+            part += "".join(piece.text for piece in silent)
+        return (text + part).strip()

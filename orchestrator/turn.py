@@ -217,7 +217,7 @@ class TurnMachine:
 
     def interrupt(self, now: float) -> list[Instruction]:
         """The client asked for silence."""
-        return [*self._cancel(), *self._states(), *self._commit()]
+        return [*self._cancel(), *self._commit(), *self._states()]
 
     # --- events: the reply ----------------------------------------------------------------------------------------
 
@@ -232,7 +232,7 @@ class TurnMachine:
         if generation == self.generation and self.agent != "listening":
             self.agent = "listening"
             self._interrupt_at = None
-        return [*self._states(), *self._commit()]
+        return [*self._commit(), *self._states()]
 
     # --- time -----------------------------------------------------------------------------------------------------
 
