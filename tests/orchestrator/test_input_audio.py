@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestrator.hearing import PREROLL_MS
 from orchestrator.input_audio import KEPT_MS, MAX_KEPT_MS, TRIM_STEP_MS, Feed, InputAudio
-from protocol.limits import MAX_FRAME_MS
+from protocol.limits import MAX_FRAME_MS, NODE_AHEAD_MS
 
 RATE = 16_000
 BYTES_PER_MS = 32
@@ -202,6 +203,15 @@ def test_what_nobody_needs_is_dropped_but_for_what_speech_may_begin_with() -> No
         feed.attach(0)
         start_ms = feed.cursor / BYTES_PER_MS
         assert 20_000 - KEPT_MS - TRIM_STEP_MS <= start_ms <= 20_000 - KEPT_MS
+
+
+def test_speech_that_a_vad_far_behind_reports_is_still_there_with_its_beginning() -> None:
+    listening = attached()
+    stt = listening.audio.feed(lambda _: None)
+    listening.push_ms(20_000)
+    start_ms = 20_000 - NODE_AHEAD_MS - 500 - PREROLL_MS  # vad's longest `min_speech_ms` is 500
+    stt.resume(start_ms)
+    assert stt.cursor == start_ms * BYTES_PER_MS
 
 
 def test_a_segment_is_kept_until_it_is_not_wanted_any_more() -> None:

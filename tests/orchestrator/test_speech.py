@@ -52,6 +52,12 @@ def test_of_word_times_that_are_not_all_there_the_last_word_known_is_the_last_on
     assert piece.heard(4_000) == "one two "
 
 
+def test_word_times_out_of_order_never_make_less_heard_of_more() -> None:
+    words = [Word(0, 0), Word(100, 8), Word(200, 4)]
+    piece = Piece("one two three", start_ms=0.0, audio_ms=1_000.0, complete=True, words=words)
+    assert [piece.heard(at) for at in (60, 160, 700)] == ["one two ", "one two ", "one two three"]
+
+
 def test_pieces_are_heard_one_after_the_other() -> None:
     speech = reply(("Hello there. ", 1_000), ("How are you?", 1_000))
     assert speech.text == "Hello there. How are you?"

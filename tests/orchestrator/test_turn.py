@@ -1,4 +1,4 @@
-"""The turn machine: each transition, each deadline, the page that draws them. In any order: `test_turn_histories.py`."""
+"""The turn machine: each transition, each deadline, and the page that draws them."""
 
 from __future__ import annotations
 

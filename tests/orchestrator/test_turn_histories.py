@@ -90,10 +90,9 @@ class History:
         assert len(set(self.cancelled)) == len(self.cancelled)
         assert self.machine.generation >= max(self.generation, self.newest)
         self.newest = self.machine.generation
-        if self.machine.agent == "listening":
-            self.replying = None
-        else:
-            assert self.replying == self.machine.generation
+        assert self.replying == (None if self.machine.agent == "listening" else self.machine.generation)
+        if self.machine.user == "silent" or (self.machine.user == "speaking" and self.machine.agent == "listening"):
+            assert self.machine.deadline is None, "nothing is waited for"
 
     def settle(self) -> None:
         """The user is silent, nothing more comes from any node: only deadlines, and the end of the reply."""
