@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from antiphon import conf
+from antiphon import conf, exit_codes
 from antiphon.rundir import RunDir
 from antiphon.stack import ORCHESTRATOR, Stack, observe, service_of
 from antiphon.stopping import DRAIN_S, remove_stale_sockets, stop_all
@@ -20,7 +20,7 @@ from protocol.errors import ConfigurationError, Unavailable
 
 SCALABLE = (*SERVICES, ORCHESTRATOR)
 MAX_PROCESSES = 99  # of one service: their numbers have two digits
-EXPECTED_EXITS = (0, 78)  # supervisord does not start these again by itself
+EXPECTED_EXITS = (exit_codes.OK, exit_codes.CONFIGURATION)  # supervisord does not start these again by itself
 
 
 @dataclass

@@ -9,6 +9,7 @@ import fcntl
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from antiphon import exit_codes
 from antiphon.rundir import RunDir
 from antiphon.supervisord import Process, Supervisord, SupervisordGone
 from protocol.control import NodeStatus, Snapshot, fetch_snapshot
@@ -17,7 +18,6 @@ from protocol.engine import SERVICES
 from protocol.errors import AntiphonError, ConnectionLost
 
 ORCHESTRATOR = "orchestrator"
-EXIT_CONFIGURATION = 78
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,9 @@ class Missing:
         process = self.process
         if process is None:
             return self.stopped_on_purpose
-        return process.state == "FATAL" or (process.state == "EXITED" and process.exit_status == EXIT_CONFIGURATION)
+        return process.state == "FATAL" or (
+            process.state == "EXITED" and process.exit_status == exit_codes.CONFIGURATION
+        )
 
 
 @dataclass
@@ -180,7 +182,7 @@ def _ending(process: Process) -> str:
     if process.state == "EXITED":
         if process.exit_status == 0:
             return "has drained and left"
-        if process.exit_status == EXIT_CONFIGURATION:
+        if process.exit_status == exit_codes.CONFIGURATION:
             return "left: its configuration is wrong (exit code 78)"
         return f"has died (exit code {process.exit_status}) and is about to be started again"
     return "is being stopped" if process.state == "STOPPING" else "is in a state that supervisord does not know"

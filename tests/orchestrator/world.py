@@ -13,6 +13,7 @@ import tempfile
 import time
 import wave
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -32,9 +33,11 @@ from services.runtime.loading import serving_of
 from services.runtime.node import Node
 from services.tts import espeak
 from services.vad import silero
+from tests.support import wait_for
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples" / "audio"
 DEADLINE_S = 20.0
+until = partial(wait_for, timeout_s=DEADLINE_S)
 
 
 class STT(EngineOptions, frozen=True, kw_only=True):
@@ -222,14 +225,6 @@ class RawClient:
         """Gone, without a word."""
         self.socket.close()
         self._context.term()
-
-
-async def until(condition: Callable[[], bool], timeout_s: float = DEADLINE_S) -> None:
-    """Poll until the condition holds; fails when it has not by then."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {timeout_s:g} s"
-        await asyncio.sleep(0.005)
 
 
 async def event(client: Client, wanted: Callable[[Any], bool]) -> Any:

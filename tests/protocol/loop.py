@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
+from functools import partial
 from typing import Any
 
 import uvloop
 
 from protocol.sockets import shared_context
+from tests.support import wait_for
 
 DEADLINE_S = 20.0
+until = partial(wait_for, timeout_s=DEADLINE_S)
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:
@@ -30,11 +32,3 @@ async def _guarded(test: Coroutine[Any, Any, None]) -> None:
 def open_sockets() -> int:
     """How many sockets of the shared context are open."""
     return sum(not socket.closed for socket in shared_context()._sockets)
-
-
-async def until(condition: Callable[[], bool], timeout_s: float = DEADLINE_S) -> None:
-    """Poll until the condition holds; fails when it has not by then."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {timeout_s:g} s"
-        await asyncio.sleep(0.002)

@@ -131,7 +131,7 @@ def test_a_message_that_arrives_while_one_is_sent_is_read(endpoint: str) -> None
                 peer.send(b"x")
                 time.sleep(0.0005)  # noqa: ASYNC251  # it arrives while this loop is busy
                 assert router.socket.send(b"raw", b"y") is Sent.OK
-                await until(lambda count=number: len(router.received) == count + 2, 2.0)  # type: ignore[misc]
+                await until(lambda count=number: len(router.received) == count + 2, timeout_s=2.0)  # type: ignore[misc]
         router.socket.close()
 
     run(conversation())
