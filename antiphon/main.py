@@ -11,6 +11,9 @@ from protocol.errors import AntiphonError
 
 # In the order and under the headings of --help. Modules are imported when their command is used or described.
 SECTIONS: dict[str, dict[str, str]] = {
+    "Writing an agent": {
+        "run": "antiphon.commands.run:run",
+    },
     "The stack on this machine": {
         "up": "antiphon.commands.up:up",
         "status": "antiphon.commands.status:status",

@@ -1,20 +1,22 @@
 """How a session hears: its audio, its vad and stt streams, and what keeps them alive when nodes come and go.
 
 Both streams stay on their node for as long as it lives. When it is lost, or drains, they are opened on another one and
-fed what is needed of the audio again; that is the whole of their failover.
+fed what is needed of the audio again; that is the whole of their failover. Where the current task has an `stt_node` of
+its own, that is given the segments instead of an stt stream (`own_stt.py`).
 """
 
 from __future__ import annotations
 
 import logging
-import time
 from collections import deque
 from dataclasses import dataclass
 from typing import Protocol
 
 from orchestrator.input_audio import KEPT_MS, Feed, InputAudio
-from orchestrator.nodes import Node, NodePool
-from orchestrator.streams import NodeStream
+from orchestrator.nodes import Node
+from orchestrator.own_stt import OwnStt, Recognise
+from orchestrator.streams import NodeStream, Pool
+from orchestrator.utterance import Clock
 from protocol.engine import EngineSpec
 from protocol.errors import AntiphonError, NodeLost, Unavailable
 from protocol.limits import NODE_AHEAD_MS
@@ -24,6 +26,8 @@ log = logging.getLogger(__name__)
 
 PREROLL_MS = 300  # fed to stt before the speech that vad saw: soft beginnings
 REHEARD_MS = 600
+DEFAULT_RATE = 16_000  # Hz, for a conversation that begins deaf: what every engine takes
+DEAF_STEP_MS = 500  # of audio for which credit is given at once, when nobody listens to it
 MAX_LOST = 3  # nodes that one segment may cost before it is given up
 RETRY_S = 0.2
 # A client that is so far ahead of real time is sending a recording. Then stt must not run ahead of vad, or it would be
@@ -61,10 +65,30 @@ class Segment:
     end_ms: float | None = None
 
 
-class Ear:
-    """One of the two streams: where it is fed from, and whether it is open."""
+@dataclass(frozen=True, slots=True)
+class Ears:
+    """What hears for a task: its engines, and its `stt_node` if that is its own. None: it does not hear."""
 
-    def __init__(self, spec: EngineSpec, feed: Feed) -> None:
+    vad: EngineSpec | None
+    stt: EngineSpec | None
+    own_stt: Recognise | None = None
+
+    @property
+    def deaf(self) -> bool:
+        """Whether nobody listens to the caller."""
+        return self.vad is None or (self.stt is None and self.own_stt is None)
+
+    def same(self, other: Ears) -> bool:
+        """Whether nothing changes from one to the other."""
+        mine, its = self.own_stt, other.own_stt
+        owner = mine.args[-1] is its.args[-1] if mine is not None and its is not None else mine is its
+        return owner and (self.vad, self.stt) == (other.vad, other.stt)
+
+
+class Ear:
+    """One of the two streams: where it is fed from, and whether it is open. `spec` None: there is none."""
+
+    def __init__(self, spec: EngineSpec | None, feed: Feed) -> None:
         self.spec = spec
         self.feed = feed
         self.stream: NodeStream | None = None
@@ -78,17 +102,19 @@ class Hearing:
     """The input side of a session. `start()`, then `push()` frames; `close()` in the end."""
 
     def __init__(
-        self, *, pool: NodePool, session: str, vad: EngineSpec, stt: EngineSpec, client_rate: int, listener: Listener
+        self, *, pool: Pool, session: str, ears: Ears, client_rate: int, listener: Listener, clock: Clock
     ) -> None:
         self._pool = pool
         self._session = session
         self._listener = listener
+        self._clock = clock
+        self._ears = ears
         # Raises NoNode or Overloaded here, when the session opens, if nobody serves them.
-        rate = pool.sample_rate(vad, client_rate)
-        pool.sample_rate(stt, client_rate)
+        rate = pool.sample_rate(ears.vad, client_rate) if ears.vad is not None else DEFAULT_RATE
         self.audio = InputAudio(client_rate, rate)
-        self._vad = Ear(vad, self.audio.feed(self._send_vad))
-        self._stt = Ear(stt, self.audio.feed(self._send_stt))
+        self._vad = Ear(None, self.audio.feed(self._send_vad))
+        self._stt = Ear(None, self.audio.feed(self._send_stt))
+        self._own: OwnStt | None = None
         self._vad.feed.limit, self._stt.feed.limit = self._vad_limit, self._stt_limit
         self._vad_taken_ms = 0.0
         self._quiet_ms = 0.0  # no speech that is still of interest lies before
@@ -99,7 +125,8 @@ class Hearing:
     @property
     def nodes(self) -> dict[str, str]:
         """Which node serves which stage."""
-        return {ear.spec.service: ear.stream.node.name for ear in (self._vad, self._stt) if ear.stream is not None}
+        open_streams = [ear.stream for ear in (self._vad, self._stt) if ear.stream is not None]
+        return {stream.spec.service: stream.node.name for stream in open_streams}
 
     @property
     def backlog_ms(self) -> float:
@@ -107,22 +134,64 @@ class Hearing:
         return self.audio.end_ms - self._vad_taken_ms
 
     def start(self) -> None:
-        """Open both streams; raises `NoNode` or `Overloaded`."""
+        """Open the streams; raises `NoNode` or `Overloaded`."""
+        self._listen()
         for ear in (self._vad, self._stt):
-            self._open(ear)
+            if ear.spec is not None:
+                self._open(ear)
 
     def close(self) -> None:
-        """Close both streams. Safe to repeat."""
+        """Close the streams. Safe to repeat."""
         for ear in (self._vad, self._stt):
-            if ear.stream is not None:
-                ear.stream.close()
-                ear.stream = None
+            self._shut(ear)
+        if self._own is not None:
+            self._own.close()
+
+    def change(self, ears: Ears) -> None:
+        """Hear with these from now on. Nothing happens while a segment is being recognised: ask again."""
+        if ears.same(self._ears) or self._segments:
+            return
+        old, self._ears = self._ears, ears
+        if self._own is not None:
+            self._own.close()
+        was = (self._vad.spec, self._stt.spec)
+        self._listen()
+        for ear, before in zip((self._vad, self._stt), was, strict=True):
+            if ear.spec != before:
+                self._shut(ear)
+                if ear.spec is not None:
+                    self._reopen(ear)
+        if old.deaf and not ears.deaf:
+            self._vad_taken_ms = self.audio.end_ms
+
+    def _listen(self) -> None:
+        ears = self._ears
+        self._own = OwnStt(self.audio.sample_rate, ears.own_stt, self._on_own) if ears.own_stt is not None else None
+        self._vad.spec = None if ears.deaf else ears.vad
+        self._stt.spec = None if ears.deaf or self._own is not None else ears.stt
+        if self._own is not None:
+            self._stt.feed.attach(self.audio.end_ms - KEPT_MS)
+            self._stt.feed.pause()
+
+    def _shut(self, ear: Ear) -> None:
+        if ear.stream is not None:
+            ear.stream.close()
+            ear.stream = None
+        ear.ready = ear.troubled = False
+        ear.lost, ear.retry_at = 0, 0.0
+        if ear is self._vad or self._own is None:
+            ear.feed.pause()
 
     def push(self, pcm: bytes) -> None:
         """A frame of the client."""
-        before_ms, now = self.audio.end_ms, time.monotonic()
+        before_ms, now = self.audio.end_ms, self._clock()
         self.audio.push(pcm)
         self._real_until = max(self._real_until, now) + (self.audio.end_ms - before_ms) / 1000
+        if self._own is not None:
+            self._stt.feed.allow_all()
+        if self._ears.deaf and self.audio.end_ms - self._vad_taken_ms >= DEAF_STEP_MS:
+            self._vad_taken_ms = self.audio.end_ms
+            self._listener.on_credit(int(self._vad_taken_ms))
 
     def start_segment(self, segment: int, at_ms: float) -> None:
         """Feed stt from shortly before `at_ms`."""
@@ -142,7 +211,7 @@ class Hearing:
     def sweep(self, now: float) -> None:
         """Try again what could not be opened."""
         for ear in (self._vad, self._stt):
-            if ear.stream is None and now >= ear.retry_at:
+            if ear.spec is not None and ear.stream is None and now >= ear.retry_at:
                 self._reopen(ear)
 
     def leave(self, node: Node) -> None:
@@ -190,9 +259,10 @@ class Hearing:
         if isinstance(error, NodeLost) and ear.lost < MAX_LOST:
             self._reopen(ear)
         else:
-            ear.retry_at = time.monotonic() + RETRY_S
+            ear.retry_at = self._clock() + RETRY_S
 
     def _open(self, ear: Ear) -> None:
+        assert ear.spec is not None
         stream = self._pool.open(
             ear.spec, self, session=self._session, generation=0, sample_rate=self.audio.sample_rate
         )
@@ -208,7 +278,7 @@ class Hearing:
         try:
             self._open(ear)
         except Unavailable as error:
-            ear.retry_at = time.monotonic() + RETRY_S
+            ear.retry_at = self._clock() + RETRY_S
             if not ear.troubled:
                 ear.troubled = True
                 self._listener.on_trouble(error)
@@ -227,6 +297,8 @@ class Hearing:
     def _feed(self, segment: Segment) -> None:
         """Give stt this segment; the next one follows by itself."""
         self._feeding = segment
+        if self._own is not None:
+            self._own.begin(segment.number)
         self._stt.feed.resume(segment.start_ms)
         if segment.end_ms is not None:
             self._stt.feed.stop_at(segment.end_ms, self._on_fed)
@@ -236,7 +308,9 @@ class Hearing:
         done, self._feeding = self._feeding, None
         if done is None:
             return
-        if self._stt.stream is not None:
+        if self._own is not None:
+            self._own.end()
+        elif self._stt.stream is not None:
             self._stt.stream.send(Flush(0, 0, 0, done.number))
         following = next((segment for segment in self._segments if segment.number > done.number), None)
         if following is not None:
@@ -259,14 +333,27 @@ class Hearing:
     def _on_transcript(self, message: TranscriptOut) -> None:
         # A node works on segments in order, and one that was opened again counts anew: a partial is of the oldest.
         segment = message.segment if message.final else self._segments[0].number if self._segments else 0
-        if message.final:
+        self._transcribed(segment, message.text, message.final)
+
+    def _transcribed(self, segment: int, text: str, final: bool) -> None:
+        if final:
             self._stt.lost = 0
             self._segments = deque(one for one in self._segments if one.number > segment)
             self._keep()
         if segment:
-            self._listener.on_transcript(segment, message.text, message.final)
-        if message.final:
+            self._listener.on_transcript(segment, text, final)
+        if final:
             self._vad.feed.pump()
+
+    def _on_own(self, segment: int, text: str, final: bool, error: AntiphonError | None) -> None:
+        """The task's own stt_node has said something, or failed."""
+        if error is None:
+            self._transcribed(segment, text, final)
+            return
+        self._segments = deque(one for one in self._segments if one.number != segment)
+        self._keep()
+        self._listener.on_segment_lost(segment, error)
+        self._vad.feed.pump()
 
     def _give_up(self, error: AntiphonError) -> None:
         """No node could recognise what was said."""
@@ -282,13 +369,15 @@ class Hearing:
             self._vad.stream.send(AudioIn(0, 0, 0, pcm))
 
     def _send_stt(self, pcm: bytes) -> None:
-        if self._stt.stream is not None:
+        if self._own is not None:
+            self._own.push(pcm)
+        elif self._stt.stream is not None:
             self._stt.stream.send(AudioIn(0, 0, 0, pcm))
 
     @property
     def _fast(self) -> bool:
         """The client is ahead of real time."""
-        return (self._real_until - time.monotonic()) * 1000 >= FAST_MS
+        return (self._real_until - self._clock()) * 1000 >= FAST_MS
 
     def _stt_limit(self) -> int:
         return self.audio.position(self._vad_taken_ms) if self._fast else self.audio.end

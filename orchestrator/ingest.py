@@ -134,7 +134,10 @@ class Ingest:
             if call.task is not None:
                 call.task.cancel()
             if call.session is not None:
-                call.session.close("the orchestrator is shutting down")
+                call.session.close("the orchestrator is shutting down", reachable=True)
+        for call in list(self._calls.values()):
+            if call.session is not None:
+                await call.session.wait_closed()
             self._forget(call)
         await asyncio.gather(*self._leaving, return_exceptions=True)
 

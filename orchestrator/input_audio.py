@@ -140,6 +140,11 @@ class Feed:
         self._credit = max(self._credit, self.origin + self._audio.position(until_ms))
         self.pump()
 
+    def allow_all(self) -> None:
+        """Credit for all that has come: what reads it has no credit of its own."""
+        self._credit = self._audio.end
+        self.pump()
+
     def stop_at(self, position_ms: float, on_end: Callable[[], None]) -> None:
         """Send up to `position_ms`, then call `on_end` once and pause."""
         self._stop = self._audio.position(position_ms)

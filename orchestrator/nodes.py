@@ -172,6 +172,10 @@ class NodePool:
         rates = self.pick(spec).registration.sample_rates
         return client_rate if client_rate in rates or not rates else rates[0]
 
+    def finds_speech(self, spec: EngineSpec) -> bool:
+        """Whether this stt engine itself finds where speech begins and ends. Raises as `pick`."""
+        return self.pick(spec).registration.finds_speech
+
     def send(self, node: Node, message: ToNode) -> None:
         """Send to a node. One that is gone, or whose queue is full in spite of credit, is lost. Raises `TooLarge`."""
         blob = TO_NODE.encode(message)

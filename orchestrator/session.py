@@ -1,34 +1,49 @@
-"""One conversation: carries out what the turn machine says, between the client, the hearing and the replies."""
+"""One session: carries out what the turn machine says, between the client, the hearing and the conversation.
+
+It is the channel of its conversation (`channel.py`): what the agent says goes through it to the client.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
-from typing import Literal
+from functools import partial
+
+import msgspec
 
 from orchestrator.agent import VoiceAgent
-from orchestrator.hearing import Hearing
-from orchestrator.nodes import Node, NodePool
-from orchestrator.reply import Reply
+from orchestrator.conversation import Conversation
+from orchestrator.engines import Engines
+from orchestrator.events import AgentStateChanged, TurnMetrics, UserInputTranscribed, UserStateChanged
+from orchestrator.hearing import Ears, Hearing
+from orchestrator.nodes import Node
+from orchestrator.own_stt import recognise
+from orchestrator.speech_handle import SpeechHandle
 from orchestrator.stages import Stages
-from orchestrator.streams import StreamQueue
+from orchestrator.streams import Pool, StreamQueue
+from orchestrator.task import AgentTask
 from orchestrator.timeline import Arrivals, TurnTimes
 from orchestrator.turn import (
-    CancelReply,
+    BeginTurn,
     ChangeState,
+    CommitTurn,
     EndSegment,
     EndTurn,
     Heard,
     Instruction,
-    StartReply,
+    InterruptAgent,
     StartSegment,
     TurnMachine,
 )
+from orchestrator.user_turn import UserTurn
+from orchestrator.utterance import Clock, Utterance
 from protocol.engine import EngineSpec
-from protocol.errors import AntiphonError, EngineError, TooLarge
+from protocol.errors import AntiphonError, ConfigurationError, TooLarge
 from protocol.ingest import (
+    AgentState,
     Audio,
     Clear,
     Close,
@@ -40,6 +55,7 @@ from protocol.ingest import (
     Metrics,
     Open,
     Opened,
+    Outcome,
     Ping,
     Played,
     Pong,
@@ -48,12 +64,11 @@ from protocol.ingest import (
     Text,
     ToClient,
     Transcript,
+    UserState,
 )
 from protocol.limits import FRAME_MS, INGEST_AHEAD_MS, PROTOCOL_VERSION
 
 log = logging.getLogger(__name__)
-
-Outcome = Literal["completed", "interrupted", "failed", "nothing_heard", "no_reply"]
 
 STALLED_S = 0.3  # a line that is quiet for so long while somebody speaks is taken to be silent
 OVERRUN_MS = INGEST_AHEAD_MS + 30_000  # of audio beyond what vad has taken: what a client without credit may cost
@@ -63,12 +78,24 @@ class Session:
     """A conversation from `open` to `closed`. All its methods are called on the event loop."""
 
     def __init__(
-        self, opening: Open, agent: VoiceAgent, pool: NodePool, send: Callable[[ToClient], None], epoch: str, name: str
+        self,
+        opening: Open,
+        agent: VoiceAgent,
+        pool: Pool,
+        send: Callable[[ToClient], None],
+        epoch: str,
+        name: str,
+        *,
+        text_only: bool = False,
+        clock: Clock = time.monotonic,
     ) -> None:
         self.id = opening.session
+        self.user_id = opening.user
         self.opening = opening
         self.agent = agent
-        self.began = time.monotonic()
+        self.text_only = text_only
+        self.now = clock
+        self.began = clock()
         self.gaps = 0  # messages of the client that never arrived
         self.opened = False
         self.closed = False
@@ -78,78 +105,84 @@ class Session:
         self._name = name
         self._sequence = 0
         self._expected = opening.sequence + 1
+        self._generation = 0
         self._turn = TurnMachine(agent.turn_options)
-        self._engines = agent.engines()
+        self._conversation = Conversation(agent, self)
+        self._accepted: set[bytes] = set()  # engines whose options a node has accepted
         self._hearing: Hearing | None = None
         self._arrivals = Arrivals()
-        self._last_audio = time.monotonic()
+        self._last_audio = clock()
         self._inserted_ms = 0.0  # silence that was put in for a line that stalled
         self._inserted_before_segment_ms = 0.0
-        self._reply: Reply | None = None
-        self._reply_task: asyncio.Task[None] | None = None
-        self._times: dict[int, tuple[TurnTimes, float]] = {}  # by turn: its moments, where its speech ended
+        self._utterance: Utterance | None = None
+        self._due: deque[Instruction] = deque()
+        self._doing = False
         self._timer: asyncio.TimerHandle | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._closing: asyncio.Task[None] | None = None
         self._leaving: set[Node] = set()
         self._muted = False
+        self._shown: tuple[AgentState, UserState] = ("listening", "silent")
 
     # --- its life ---------------------------------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Open the streams, check every engine's options, and tell the client. Raises what stands in the way."""
-        engines = self._engines
-        if engines.vad is not None and engines.stt is not None:
+        """Open the streams, check every engine's options, and tell the client. Raises what stands in the way.
+
+        The first task is entered when this has returned.
+        """
+        first = self.agent.current_task
+        await self.prepare(self.agent.engines(first), type(first).__name__)
+        if not self.text_only:
             self._hearing = Hearing(
                 pool=self._pool,
                 session=self.id,
-                vad=engines.vad,
-                stt=engines.stt,
                 client_rate=self.opening.input.sample_rate,
+                ears=self._ears(),
                 listener=self,
+                clock=self.now,
             )
-        probes = await asyncio.gather(*(self._probe(spec) for spec in engines.used), return_exceptions=True)
-        for failure in probes:
-            if failure is not None:
-                raise failure
-        if self._hearing is not None:
             self._hearing.start()
         self.opened = True
         self._send(Opened("", 0, 0, PROTOCOL_VERSION, self._epoch, self._name, INGEST_AHEAD_MS))
         self._send(State("", 0, 0, "listening", "silent"))
+        self._conversation.start()
 
-    async def _probe(self, spec: EngineSpec) -> None:
-        """Ask a node whether it accepts the engine's options: wrong ones must end the session now, not a turn later."""
-        with StreamQueue() as queue:
-            await queue.opened(lambda queue: self._pool.open(spec, queue, session=self.id, generation=0, probe=True))
+    def close(self, reason: str, *, reachable: bool = False) -> None:
+        """Leave the tasks, then tell the client. Safe to repeat. `reachable`: the client hears last words."""
+        if self._closing is None and not self.closed:
+            self._set_timer(None)
+            self._closing = asyncio.get_running_loop().create_task(
+                self._close(reason, reachable), name=f"close {self.id}"
+            )
 
-    def close(self, reason: str) -> None:
-        """End the conversation and tell the client. Safe to repeat."""
-        if self.closed:
-            return
-        self._end_reply("interrupted")
-        if self._hearing is not None:
-            self._hearing.close()
-        self._set_timer(None)
-        for task in self._tasks:
-            task.cancel()
-        self._send(Closed("", 0, 0, reason))
-        self.closed = True
+    async def _close(self, reason: str, reachable: bool) -> None:
+        try:
+            if self._hearing is not None:
+                self._hearing.close()
+                self._hearing = None
+            await self._conversation.end(reason, reachable=reachable)
+        except Exception:
+            log.exception("session %s could not be left as it should be", self.id)
+        finally:
+            self._send(Closed("", 0, 0, reason))
+            self.closed = True
 
     async def wait_closed(self) -> None:
         """Until nothing of the session runs any more. Call it after `close()`."""
-        while self._tasks:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._closing is not None:
+            await asyncio.wait({self._closing})
 
     def sweep(self, now: float) -> None:
         """Every 50 to 100 ms: open streams again, notice a line that stalled, leave nodes that drain."""
         hearing = self._hearing
-        if hearing is None or self.closed or not self.opened:
+        if hearing is None or self._closing is not None or not self.opened:
             return
         hearing.sweep(now)
-        if self._leaving and self._turn.user == "silent":
+        if self._turn.user == "silent":
             for node in self._leaving:
                 hearing.leave(node)
             self._leaving.clear()
+            hearing.change(self._ears())
         if self._turn.user != "silent" and now - self._last_audio > STALLED_S:
             # A client that stops sending has stopped speaking; vad and the turn are told by the silence itself.
             missing_ms = (now - self._last_audio - STALLED_S) * 1000
@@ -174,6 +207,11 @@ class Session:
         return self._turn.agent, self._turn.user
 
     @property
+    def at_rest(self) -> bool:
+        """Whether nobody does anything: the task is entered, the user is silent, the agent has nothing to say."""
+        return self._turn.user == "silent" and self._conversation.at_rest
+
+    @property
     def nodes(self) -> dict[str, str]:
         """The nodes that serve this session now, by service."""
         return self._hearing.nodes if self._hearing is not None else {}
@@ -189,14 +227,16 @@ class Session:
         if isinstance(message, Audio):
             self._on_audio(message.pcm)
         elif isinstance(message, Played):
-            if self._reply is not None and message.generation == self._reply.generation:
-                self._reply.report_played(message.played_ms)
+            if self._utterance is not None and message.generation == self._utterance.generation:
+                self._utterance.report_played(message.played_ms)
         elif isinstance(message, Ping):
             self._send(Pong("", 0, 0))
+        elif self._closing is not None:
+            return  # the conversation is over; only last words are still played
         elif isinstance(message, Text):
-            self._do(self._turn.text(time.monotonic(), message.text))
+            self._do(self._turn.text(self.now(), message.text))
         elif isinstance(message, Interrupt):
-            self._do(self._turn.interrupt(time.monotonic()))
+            self._do(self._turn.interrupt(self.now()))
         elif isinstance(message, Close):
             self.close(message.reason or "the client closed the session")
 
@@ -214,14 +254,14 @@ class Session:
                 )
             return
         self._muted = False
-        self._last_audio = now = time.monotonic()
+        self._last_audio = now = self.now()
         hearing.push(pcm)
         self._arrivals.note(hearing.audio.end_ms, now)
 
     # --- from the hearing -------------------------------------------------------------------------------------------
 
     def on_speech(self, event: str, at_ms: float, silence_ms: float) -> None:
-        now = time.monotonic()
+        now = self.now()
         if event == "start":
             self._do(self._turn.speech_started(now, at_ms))
         elif event == "end":
@@ -231,123 +271,193 @@ class Session:
 
     def on_transcript(self, segment: int, text: str, final: bool) -> None:
         if final:
-            self._do(self._turn.final(time.monotonic(), segment, text))
+            self._do(self._turn.final(self.now(), segment, text))
         else:
             self._do(self._turn.partial(segment, text))
 
     def on_segment_lost(self, segment: int, error: AntiphonError) -> None:
-        self._report(error)
-        self._do(self._turn.segment_failed(time.monotonic(), segment))
+        self.report(error)
+        self._do(self._turn.segment_failed(self.now(), segment))
 
     def on_credit(self, until_ms: int) -> None:
         self._send(Credit("", 0, 0, until_ms + INGEST_AHEAD_MS))
 
     def on_trouble(self, error: AntiphonError) -> None:
-        self._report(error)
+        self.report(error)
 
     # --- instructions -----------------------------------------------------------------------------------------------
 
     def _do(self, instructions: list[Instruction]) -> None:
-        """Carry out what the turn machine says, in order, then set the timer for what it waits for."""
-        if self.closed:
+        """Carry out what the turn machine says, in order, then set the timer for what it waits for.
+
+        What an instruction leads to is carried out after those that are there already.
+        """
+        if self._closing is not None:
             return
-        for instruction in instructions:
-            match instruction:
-                case StartSegment(segment, at_ms):
-                    self._inserted_before_segment_ms = self._inserted_ms
-                    if self._hearing is not None:
-                        self._hearing.start_segment(segment, at_ms)
-                case EndSegment(segment, at_ms):
-                    if self._hearing is not None:
-                        self._hearing.end_segment(segment, at_ms)
-                case Heard(turn, text, final):
-                    self._send(Transcript("", 0, 0, turn, "user", text, final))
-                case StartReply():
-                    self._start_reply(instruction)
-                case EndTurn(turn, outcome, speech_end_ms):
-                    self._send_metrics(turn, outcome, self._client_ms(speech_end_ms), StageTimes())
-                case CancelReply():
-                    self._cancel_reply(instruction)
-                case ChangeState(agent, user_speaking):
-                    self._send(State("", 0, 0, agent, "speaking" if user_speaking else "silent"))
+        self._due.extend(instructions)
+        if self._doing:
+            return
+        self._doing = True
+        try:
+            while self._due:
+                self._carry_out(self._due.popleft())
+        finally:
+            self._doing = False
         self._set_timer(self._turn.deadline)
+
+    def _carry_out(self, instruction: Instruction) -> None:
+        match instruction:
+            case StartSegment(segment, at_ms):
+                self._inserted_before_segment_ms = self._inserted_ms
+                if self._hearing is not None:
+                    self._hearing.start_segment(segment, at_ms)
+            case EndSegment(segment, at_ms):
+                if self._hearing is not None:
+                    self._hearing.end_segment(segment, at_ms)
+            case Heard(turn, text, final):
+                self._send(Transcript("", 0, 0, turn, "user", text, final))
+                self.agent._listeners.emit(UserInputTranscribed(turn, text, final))
+            case BeginTurn(turn):
+                self._conversation.begin_turn(turn)
+            case CommitTurn():
+                self._commit(instruction)
+            case EndTurn(turn, outcome, speech_end_ms):
+                self._send_metrics(turn, outcome, self._client_ms(speech_end_ms), StageTimes())
+                self._conversation.answering.drop(turn)
+            case InterruptAgent(why):
+                self._conversation.interrupt(force=why in ("writing", "request"), silence=why == "request")
+            case ChangeState(agent, user_speaking):
+                self._show(agent, "speaking" if user_speaking else "silent")
+
+    def _show(self, agent: AgentState, user: UserState) -> None:
+        self._send(State("", 0, 0, agent, user))
+        (old_agent, old_user), self._shown = self._shown, (agent, user)
+        if user == "silent":
+            self._conversation.user_silent.set()
+        else:
+            self._conversation.user_silent.clear()
+        if user != old_user:
+            self.agent._listeners.emit(UserStateChanged(old_user, user))
+        if agent != old_agent:
+            self.agent._listeners.emit(AgentStateChanged(old_agent, agent))
+
+    def _commit(self, commit: CommitTurn) -> None:
+        now = self.now()
+        times = TurnTimes(commit_at=now, endpoint_at=commit.endpoint_at)
+        if commit.speech_end_ms >= 0:
+            times.speech_end_at = self._arrivals.at(commit.speech_end_ms, now)
+        turn = UserTurn(commit.turn, commit.text, times, self._client_ms(commit.speech_end_ms))
+        self._conversation.answering.commit(turn)
 
     def _set_timer(self, at: float | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if at is not None and not self.closed:
-            delay = max(0.0, at - time.monotonic())
+        if at is not None and self._closing is None:
+            delay = max(0.0, at - self.now())
             self._timer = asyncio.get_running_loop().call_later(delay, self._tick)
 
     def _tick(self) -> None:
         self._timer = None
-        self._do(self._turn.tick(time.monotonic()))
+        self._do(self._turn.tick(self.now()))
 
-    # --- replies ----------------------------------------------------------------------------------------------------
+    # --- the channel of the conversation ----------------------------------------------------------------------------
 
-    def _start_reply(self, start: StartReply) -> None:
-        now = time.monotonic()
-        times = TurnTimes(commit_at=now, endpoint_at=start.endpoint_at)
-        if start.speech_end_ms >= 0:
-            times.speech_end_at = self._arrivals.at(start.speech_end_ms, now)
-        self._times[start.turn] = (times, self._client_ms(start.speech_end_ms))
-        self.agent.chat_ctx.add("user", start.text)
-        self._reply = reply = Reply(
-            turn=start.turn,
-            generation=start.generation,
+    def open_utterance(self, turn: int) -> Utterance:
+        self._generation += 1
+        self._utterance = Utterance(
+            turn=turn,
+            generation=self._generation,
             output=self.opening.output,
             reports_played=self.opening.reports_played,
             send=self._send,
-            on_speaking=self._on_speaking,
+            on_speaking=self._conversation.state_changed,
+            clock=self.now,
         )
-        self._reply_task = asyncio.get_running_loop().create_task(self._run_reply(reply))
-        self._tasks.add(self._reply_task)
-        self._reply_task.add_done_callback(self._tasks.discard)
+        return self._utterance
 
-    async def _run_reply(self, reply: Reply) -> None:
-        task = self.agent.current_task
-        stages = Stages(self._pool, self.agent.engines(), self.id, reply.generation, reply.speech, task.instructions)
-        outcome: Outcome = "completed"
-        try:
-            await reply.run(task, stages, self.agent.chat_ctx.copy())
-        except Exception as error:  # noqa: BLE001  # told to the client, and logged
-            self._report(_explain(error))
-            outcome = "failed"
-        if reply is self._reply:
-            self._end_reply(outcome)
-            self._do(self._turn.reply_ended(reply.generation))
-
-    def _on_speaking(self, generation: int) -> None:
-        self._do(self._turn.reply_speaking(generation))
-
-    def _cancel_reply(self, cancel: CancelReply) -> None:
-        heard_ms = self._end_reply("interrupted")
-        self._send(Clear("", cancel.by, 0, heard_ms))
-
-    def _end_reply(self, outcome: Outcome) -> int:
-        """The reply is over, whatever the reason: keep what was heard, send its figures. Returns milliseconds heard."""
-        reply, self._reply = self._reply, None
-        if reply is None:
-            return 0
-        task, self._reply_task = self._reply_task, None
-        if task is not None and outcome == "interrupted":
-            task.cancel()
-        played_ms = reply.playout.played_ms(time.monotonic())
-        heard = reply.heard_text()
-        interrupted = outcome == "interrupted"
+    def end_utterance(self, utterance: Utterance, *, heard: str, interrupted: bool) -> None:
+        if interrupted:
+            self._generation += 1
+            self._send(Clear("", self._generation, 0, int(utterance.played_ms())))
         if heard:
-            self.agent.chat_ctx.add("assistant", heard, interrupted=interrupted)
-            self._send(Transcript("", reply.generation, 0, reply.turn, "agent", heard, True, interrupted))
-        elif outcome == "completed":
-            outcome = "no_reply"
-        times, speech_end_ms = self._times.pop(reply.turn)
-        times.first_token_at, times.first_piece_at = reply.first_token_at, reply.first_piece_at
-        times.first_audio_at = reply.first_audio_at
-        self._send_metrics(
-            reply.turn, outcome, speech_end_ms, times.stages(), int(reply.playout.sent_ms), int(played_ms)
+            generation = utterance.generation
+            self._send(Transcript("", generation, 0, utterance.turn, "agent", heard, True, interrupted))
+        if self._utterance is utterance:
+            self._utterance = None
+
+    def stages(self, utterance: Utterance, engines: Engines, instructions: str) -> Stages:
+        return Stages(
+            self._pool,
+            engines,
+            session=self.id,
+            generation=utterance.generation,
+            speech=utterance.speech,
+            instructions=instructions,
         )
-        return int(played_ms)
+
+    def only_text(self, engines: Engines) -> Engines:
+        """The engines that are used here: in a session without sound, only the llm."""
+        return Engines(None, None, engines.llm, None) if self.text_only else engines
+
+    async def prepare(self, engines: Engines, needs: str) -> None:
+        engines = self.only_text(engines)
+        self._check_segmentation(engines, needs)
+        unknown = [spec for spec in engines.used if msgspec.json.encode(spec) not in self._accepted]
+        failures = await asyncio.gather(*(self._probe(spec) for spec in unknown), return_exceptions=True)
+        for failure in failures:
+            if failure is not None:
+                raise failure
+        self._accepted.update(msgspec.json.encode(spec) for spec in unknown)
+
+    async def _probe(self, spec: EngineSpec) -> None:
+        """Ask a node whether it accepts the engine's options: wrong ones must be told now, not a turn later."""
+        with StreamQueue() as queue:
+            await queue.opened(lambda queue: self._pool.open(spec, queue, session=self.id, generation=0, probe=True))
+
+    def _check_segmentation(self, engines: Engines, needs: str) -> None:
+        """Speech is cut into segments by a vad; an engine that does not stream can't do without."""
+        stt = engines.stt
+        if stt is not None and engines.vad is None and not self._pool.finds_speech(stt):
+            raise ConfigurationError(
+                f"{needs} has {stt} but no VAD, and this STT does not stream: it can't tell where speech begins and "
+                "ends. Give the task a VAD, as in vad=silero.VAD(), or an STT that streams"
+            )
+
+    def listen(self) -> None:
+        if self._hearing is not None and self._turn.user == "silent":
+            self._hearing.change(self._ears())
+
+    def _ears(self) -> Ears:
+        """What hears for the current task."""
+        task = self.agent.current_task
+        engines = self.agent.engines(task)
+        own = type(task).stt_node is not AgentTask.stt_node
+        return Ears(engines.vad, engines.stt, partial(recognise, self._pool, self.id, engines, task) if own else None)
+
+    def agent_is(self, state: AgentState, *, interruptible: bool) -> None:
+        self._do(self._turn.agent_is(self.now(), state, interruptible=interruptible))
+
+    def turn_ended(self, turn: UserTurn, outcome: Outcome, speech: SpeechHandle | None) -> None:
+        utterances = speech._utterances if speech is not None else []
+        if outcome == "completed" and not any(one.text() for one in utterances):
+            outcome = "no_reply"
+        audio_ms = sum(one.playout.sent_ms for one in utterances)
+        heard_ms = sum(one.played_ms() for one in utterances)
+        self._send_metrics(turn.number, outcome, turn.speech_end_ms, turn.times.stages(), audio_ms, heard_ms)
+
+    def end(self, error: AntiphonError) -> None:
+        self._conversation.report(error)
+        self.close(error.code, reachable=True)
+
+    def report(self, error: AntiphonError) -> None:
+        """Log it and tell the client; the session goes on."""
+        log.warning("session %s: %s", self.id, error)
+        self.tell(error)
+
+    def tell(self, error: AntiphonError) -> None:
+        """Tell the client that something of its own, or of ours, went wrong."""
+        self._send(Error("", 0, 0, error.code, error.category, str(error)))
 
     # --- to the client ----------------------------------------------------------------------------------------------
 
@@ -361,33 +471,18 @@ class Session:
         outcome: Outcome,
         speech_end_ms: float,
         stages: StageTimes,
-        audio_ms: int = 0,
-        heard_ms: int = 0,
+        audio_ms: float = 0.0,
+        heard_ms: float = 0.0,
     ) -> None:
-        self._send(Metrics("", 0, 0, turn, outcome, int(speech_end_ms), stages, audio_ms, heard_ms))
-
-    def tell(self, error: AntiphonError) -> None:
-        """Tell the client that something of its own, or of ours, went wrong; the session goes on."""
-        self._send(Error("", 0, 0, error.code, error.category, str(error)))
-
-    def _report(self, error: AntiphonError) -> None:
-        log.warning("session %s: %s", self.id, error)
-        self.tell(error)
+        self._send(Metrics("", 0, 0, turn, outcome, int(speech_end_ms), stages, round(audio_ms), round(heard_ms)))
+        self.agent._listeners.emit(TurnMetrics(turn, outcome, stages, round(audio_ms), round(heard_ms)))
 
     def _send(self, message: ToClient) -> None:
         """Send with the routing fields filled in. A generation that the message names already is kept."""
         if self.closed:
             return
         message.session = self.id
-        message.generation = message.generation or self._turn.generation
+        message.generation = message.generation or self._generation
         message.sequence = self._sequence
         self._sequence += 1
         self._send_out(message)
-
-
-def _explain(error: Exception) -> AntiphonError:
-    """What the client may be told of an exception; one that nobody foresaw is logged with its traceback."""
-    if isinstance(error, AntiphonError):
-        return error
-    log.error("a reply failed", exc_info=error)
-    return EngineError(f"the reply failed: {type(error).__name__}: {error}", category="fatal")

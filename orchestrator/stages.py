@@ -1,34 +1,48 @@
-"""What the default pipeline nodes do in one reply: ask the llm, cut its text into pieces, have tts speak them."""
+"""What the default pipeline nodes do: ask the llm, cut its text into pieces, have tts speak them; recognise speech."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable
 from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from orchestrator.chat import ChatChunk, ChatContext
+from orchestrator.chat import ChatChunk, ChatContext, FunctionCall
+from orchestrator.chat_request import chat_request
 from orchestrator.engines import Engines
-from orchestrator.nodes import NodePool
 from orchestrator.sentences import SentenceCutter
 from orchestrator.speech import Speech
-from orchestrator.streams import NodeStream, StreamQueue
+from orchestrator.streams import NodeStream, Pool, StreamQueue
 from protocol.audio import AudioFrame
 from protocol.engine import EngineSpec
 from protocol.errors import AntiphonError, EngineError
 from protocol.limits import TTS_AHEAD_MS
-from protocol.node import Allow, AudioOut, ChatItem, Chunk, Generate, Speak, Words
+from protocol.node import Allow, AudioIn, AudioOut, Chunk, Flush, Generate, Speak, TranscriptOut, Words
+
+if TYPE_CHECKING:
+    from orchestrator.functions import FunctionContext
 
 CREDIT_STEP_MS = 500
 
-# The stages of the reply that is being made, for the default nodes: each reply runs in a context of its own.
+# The stages that the default nodes use in this context: each utterance and each run of speech has one of its own.
 running: ContextVar[Stages] = ContextVar("antiphon_stages")
 
 
+@dataclass(frozen=True, slots=True)
+class SpeechEvent:
+    """What stt has recognised of a run of speech so far. The last one is `final`."""
+
+    text: str
+    final: bool = False
+    confidence: float = 1.0
+
+
 class Stages:
-    """The engines of one reply. Streams are opened when they are needed and closed with the reply."""
+    """The engines of one utterance. Streams are opened when they are needed and closed with what needs them."""
 
     def __init__(
-        self, pool: NodePool, engines: Engines, session: str, generation: int, speech: Speech, instructions: str
+        self, pool: Pool, engines: Engines, *, session: str, generation: int, speech: Speech, instructions: str = ""
     ) -> None:
         self._pool = pool
         self._engines = engines
@@ -38,24 +52,44 @@ class Stages:
         self._instructions = instructions
         self.on_piece: Callable[[], None] = _nobody  # the first piece of text goes to tts
 
-    @property
-    def speaks(self) -> bool:
-        """Whether the reply is spoken, and not only written."""
-        return self._engines.tts is not None
+    async def stt(self, audio: AsyncIterable[AudioFrame]) -> AsyncIterator[SpeechEvent]:
+        """Recognise one run of speech: partials while its audio comes, its final when that has ended."""
+        spec = self._engines.stt
+        if spec is None:
+            return
+        frames = aiter(audio)
+        first = await anext(frames, None)
+        if first is None:
+            return
+        with StreamQueue() as queue:
+            stream = await queue.opened(self._opener(spec, first.sample_rate))
+            feeder = asyncio.create_task(_feed_stt(stream, first, frames))
+            feeder.add_done_callback(lambda task: self._pass_failure(task, queue, stream))
+            try:
+                async for message in queue:
+                    if isinstance(message, TranscriptOut):
+                        yield SpeechEvent(message.text, message.final, message.confidence)
+                        if message.final:
+                            return
+            finally:
+                feeder.cancel()
+                await asyncio.gather(feeder, return_exceptions=True)
 
-    async def llm(self, chat: ChatContext) -> AsyncIterator[ChatChunk]:
+    async def llm(self, chat: ChatContext, functions: FunctionContext) -> AsyncIterator[ChatChunk]:
         """Stream the llm's reply to this context."""
         spec = self._engines.llm
         if spec is None:
             return
-        items = [ChatItem("system", self._instructions)] if self._instructions else []
-        items += [ChatItem(message.role, message.text) for message in chat.items]
         with StreamQueue() as queue:
             stream = await queue.opened(self._opener(spec))
-            stream.send(Generate(0, 0, 0, items))
+            stream.send(Generate(0, 0, 0, chat_request(self._instructions, chat), functions.schemas()))
             async for message in queue:
-                if isinstance(message, Chunk) and message.text:
-                    yield ChatChunk(message.text)
+                if isinstance(message, Chunk):
+                    call = message.call
+                    yield ChatChunk(
+                        message.text,
+                        FunctionCall(call.name, call.arguments, call.call_id) if call is not None else None,
+                    )
 
     async def tts(self, text: AsyncIterable[str]) -> AsyncIterator[AudioFrame]:
         """Stream the audio of the text, piece by piece as it comes."""
@@ -104,8 +138,10 @@ class Stages:
                     credited_ms = taken_ms
                     stream.send(Allow(0, 0, 0, int(taken_ms) + TTS_AHEAD_MS))
 
-    def _opener(self, spec: EngineSpec) -> Callable[[StreamQueue], NodeStream]:
-        return lambda queue: self._pool.open(spec, queue, session=self._session, generation=self._generation)
+    def _opener(self, spec: EngineSpec, sample_rate: int = 0) -> Callable[[StreamQueue], NodeStream]:
+        return lambda queue: self._pool.open(
+            spec, queue, session=self._session, generation=self._generation, sample_rate=sample_rate
+        )
 
     @staticmethod
     def _pass_failure(feeder: asyncio.Task[None], queue: StreamQueue, stream: NodeStream) -> None:
@@ -117,6 +153,13 @@ class Stages:
             wrapped.__cause__ = error
             error = wrapped
         queue.on_stream_failed(stream, error)
+
+
+async def _feed_stt(stream: NodeStream, first: AudioFrame, rest: AsyncIterable[AudioFrame]) -> None:
+    stream.send(AudioIn(0, 0, 0, first.pcm))
+    async for frame in rest:
+        stream.send(AudioIn(0, 0, 0, frame.pcm))
+    stream.send(Flush(0, 0, 0, 1))
 
 
 def _nobody() -> None:

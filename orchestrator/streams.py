@@ -29,6 +29,28 @@ class StreamHandler(Protocol):
         """The stream is gone: the node reported an error, or is lost (`NodeLost`)."""
 
 
+class Pool(Protocol):
+    """What opens streams: `NodePool`, or another that does as it does."""
+
+    def open(
+        self,
+        spec: EngineSpec,
+        handler: StreamHandler,
+        *,
+        session: str,
+        generation: int,
+        sample_rate: int = 0,
+        probe: bool = False,
+    ) -> NodeStream:
+        """See `NodePool.open`."""
+
+    def sample_rate(self, spec: EngineSpec, client_rate: int) -> int:
+        """See `NodePool.sample_rate`."""
+
+    def finds_speech(self, spec: EngineSpec) -> bool:
+        """See `NodePool.finds_speech`."""
+
+
 class NodeStream:
     """One open stream. `close()` it when its work is no longer wanted."""
 

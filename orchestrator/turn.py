@@ -5,14 +5,13 @@ monotonic time in seconds; carries out the instructions in their order; and call
 
     user:   silent ──speech start──▶ speaking ──speech end──▶ ended ──silence long enough, finals there──▶ silent
                                         ▲───────────speech start──────┘                          (the turn is committed)
-    agent:  listening ──turn committed──▶ thinking ──first audio──▶ speaking ──played to its end──▶ listening
-                  ▲───────────────── interrupted, failed ──────────────┘
+    agent:  listening, thinking or speaking, as the conversation says (`agent_is`); thinking from each committed turn on
 
 A *turn* is what the user says until they have been silent for `min_endpointing_delay`; it may have several *segments*,
-one for each run of speech. Each turn ends exactly once: with `StartReply` or with `EndTurn`.
+one for each run of speech. Each turn begins once (`BeginTurn`) and ends once: with `CommitTurn` or with `EndTurn`.
 
-Where interruptions are not allowed, a turn that was spoken during a reply is answered after it. What the user does on
-purpose, writing and asking for silence, ends a reply all the same.
+While the agent says something that may not be interrupted, a turn waits for its end. What the user does on purpose,
+writing and asking for silence, is carried out all the same.
 """
 
 from __future__ import annotations
@@ -34,8 +33,8 @@ class TurnOptions:
     """
 
     min_endpointing_delay: float = 0.5
+    max_endpointing_delay: float = 3.0
     min_interruption_duration: float = 0.5
-    allow_interruptions: bool = True
     final_timeout: float = 3.0  # for a segment's final transcript, after the end of the turn
     silence_timeout: float = 1.5  # beyond the endpointing delay, if vad says nothing any more
 
@@ -66,14 +65,20 @@ class Heard:
 
 
 @dataclass(frozen=True, slots=True)
-class StartReply:
+class BeginTurn:
+    """The user's input has started."""
+
+    turn: int
+
+
+@dataclass(frozen=True, slots=True)
+class CommitTurn:
     """The turn is complete: answer it. For a turn in writing `speech_end_ms` is -1.
 
     `endpoint_at` is 0 for a turn in writing, and for one that had to wait for the end of a reply.
     """
 
     turn: int
-    generation: int
     text: str
     speech_end_ms: float
     endpoint_at: float  # when its end was found; what follows was waiting for finals
@@ -89,11 +94,13 @@ class EndTurn:
 
 
 @dataclass(frozen=True, slots=True)
-class CancelReply:
-    """Stop reply `generation` at once. `by` is the new generation; everything older is stale."""
+class InterruptAgent:
+    """Cut off what the agent says. `why`: the user speaks, has said something, wrote something, or wants silence.
 
-    generation: int
-    by: int
+    The last two are done on purpose: they hold where interruptions are not allowed as well.
+    """
+
+    why: Literal["speech", "turn", "writing", "request"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +111,7 @@ class ChangeState:
     user_speaking: bool
 
 
-Instruction = StartSegment | EndSegment | Heard | StartReply | EndTurn | CancelReply | ChangeState
+Instruction = StartSegment | EndSegment | Heard | BeginTurn | CommitTurn | EndTurn | InterruptAgent | ChangeState
 
 
 @dataclass(slots=True)
@@ -133,10 +140,10 @@ class TurnMachine:
         self._options = options
         self.user: User = "silent"
         self.agent: AgentState = "listening"
-        self.generation = 0
         self.turns = 0  # turns that were started
         self._segment = 0
         self._turn: _Turn | None = None
+        self._interruptible = True
         self._interrupt_at: float | None = None
         self._endpoint_at: float | None = None
         self._final_at: float | None = None
@@ -154,15 +161,18 @@ class TurnMachine:
         """Vad: speech began at `at_ms`."""
         if self.user == "speaking":
             return []
+        out: list[Instruction] = []
         if self._turn is None:
             self._turn = _Turn(self._new_turn())
+            out.append(BeginTurn(self._turn.number))
         self._turn.endpointed = False
         self.user = "speaking"
         self._segment += 1
+        self._turn.waiting.add(self._segment)
         self._endpoint_at = self._final_at = None
-        if self.agent != "listening" and self._options.allow_interruptions:
+        if self._can_be_interrupted:
             self._interrupt_at = now + self._options.min_interruption_duration
-        return [StartSegment(self._segment, at_ms), *self._states()]
+        return [*out, StartSegment(self._segment, at_ms), *self._states()]
 
     def speech_ended(self, now: float, at_ms: float, silence_ms: float) -> list[Instruction]:
         """Vad: the speech ended at `at_ms`, `silence_ms` ago."""
@@ -172,7 +182,6 @@ class TurnMachine:
         self.user = "ended"
         self._interrupt_at = None
         self._turn.speech_end_ms = at_ms
-        self._turn.waiting.add(self._segment)
         delay = self._options.min_endpointing_delay - silence_ms / 1000
         self._endpoint_at = now + max(0.0, delay) + self._options.silence_timeout
         return [*out, EndSegment(self._segment, at_ms + silence_ms), *self._states(), *self.silence(now, silence_ms)]
@@ -186,14 +195,17 @@ class TurnMachine:
     def partial(self, segment: int, text: str) -> list[Instruction]:
         """Stt: what it has of a segment whose final has not come."""
         turn = self._turn
-        if turn is None or segment in turn.finals or (segment != self._segment and segment not in turn.waiting):
+        if turn is None or segment not in turn.waiting:
             return []
         before = turn.text
         turn.partials[segment] = text
         return self._heard(turn, before)
 
     def final(self, now: float, segment: int, text: str) -> list[Instruction]:
-        """Stt: the final transcript of a segment. A second one, or one that comes too late, is ignored."""
+        """Stt: the final transcript of a segment. A second one, or one that comes too late, is ignored.
+
+        It may come before the end of the speech: a task's own `stt_node` says when it has enough.
+        """
         turn = self._turn
         if turn is None or segment not in turn.waiting:
             return []
@@ -203,7 +215,7 @@ class TurnMachine:
         return [*self._heard(turn, before), *self._commit()]
 
     def segment_failed(self, now: float, segment: int) -> list[Instruction]:
-        """Stt: no final will come for this segment."""
+        """Stt: no final will come for this segment, which may still be spoken."""
         turn = self._turn
         if turn is None or segment not in turn.waiting:
             return []
@@ -213,25 +225,24 @@ class TurnMachine:
 
     def text(self, now: float, text: str) -> list[Instruction]:
         """The user wrote. A turn of its own, beside what is being said."""
-        return self._reply(_Turn(self._new_turn(), finals={0: text}))
+        turn = _Turn(self._new_turn(), finals={0: text})
+        return [BeginTurn(turn.number), *self._complete(turn, "writing")]
 
     def interrupt(self, now: float) -> list[Instruction]:
         """The client asked for silence."""
-        return [*self._cancel(), *self._commit(), *self._states()]
+        return self._cut_off("request")
 
-    # --- events: the reply ----------------------------------------------------------------------------------------
+    # --- events: the agent ----------------------------------------------------------------------------------------
 
-    def reply_speaking(self, generation: int) -> list[Instruction]:
-        """The first audio of this reply has left."""
-        if generation == self.generation and self.agent == "thinking":
-            self.agent = "speaking"
-        return self._states()
-
-    def reply_ended(self, generation: int) -> list[Instruction]:
-        """The reply was played to its end, or has failed."""
-        if generation == self.generation and self.agent != "listening":
-            self.agent = "listening"
+    def agent_is(self, now: float, state: AgentState, *, interruptible: bool) -> list[Instruction]:
+        """What the agent is doing now, and whether speech may cut it off."""
+        began = not self._can_be_interrupted or (state == "speaking" != self.agent)
+        self.agent = state
+        self._interruptible = interruptible
+        if not self._can_be_interrupted:
             self._interrupt_at = None
+        elif began and self.user == "speaking" and self._interrupt_at is None:  # it speaks into the user's speech
+            self._interrupt_at = now + self._options.min_interruption_duration
         return [*self._commit(), *self._states()]
 
     # --- time -----------------------------------------------------------------------------------------------------
@@ -248,6 +259,11 @@ class TurnMachine:
         return out
 
     # --- inside ---------------------------------------------------------------------------------------------------
+
+    @property
+    def _can_be_interrupted(self) -> bool:
+        """Whether the agent does something that the user's speech may cut off."""
+        return self.agent != "listening" and self._interruptible
 
     def _new_turn(self) -> int:
         self.turns += 1
@@ -267,24 +283,22 @@ class TurnMachine:
         turn = self._turn
         if turn is None or self.user != "ended" or not turn.endpointed or turn.waiting:
             return []
-        if turn.text and self.agent != "listening" and not self._options.allow_interruptions:
-            self._final_at = None  # the end of the reply is waited for, which the session owes
+        if turn.text and self.agent != "listening" and not self._interruptible:
+            self._final_at = None  # the end of the speech is waited for, which the conversation owes
             turn.endpoint_at = 0.0
             return []
         self._turn = None
         self.user = "silent"
         self._interrupt_at = self._endpoint_at = self._final_at = None
         if turn.text:
-            return self._reply(turn)
+            return self._complete(turn, "turn")
         outcome: Literal["nothing_heard", "failed"] = "failed" if turn.missing else "nothing_heard"
         return [EndTurn(turn.number, outcome, turn.speech_end_ms), *self._states()]
 
-    def _reply(self, turn: _Turn) -> list[Instruction]:
-        out: list[Instruction] = [Heard(turn.number, turn.text, final=True), *self._cancel()]
-        self.generation += 1
+    def _complete(self, turn: _Turn, how: Literal["turn", "writing"]) -> list[Instruction]:
+        out: list[Instruction] = [Heard(turn.number, turn.text, final=True), *self._cut_off(how)]
         self.agent = "thinking"
-        start = StartReply(turn.number, self.generation, turn.text, turn.speech_end_ms, turn.endpoint_at)
-        return [*out, start, *self._states()]
+        return [*out, CommitTurn(turn.number, turn.text, turn.speech_end_ms, turn.endpoint_at), *self._states()]
 
     def _heard(self, turn: _Turn, before: str) -> list[Instruction]:
         return [Heard(turn.number, turn.text, final=False)] if turn.text != before else []
@@ -292,16 +306,12 @@ class TurnMachine:
     def _interrupt_if_due(self, now: float) -> list[Instruction]:
         if self._interrupt_at is None or now < self._interrupt_at:
             return []
-        return [*self._cancel(), *self._states()]
+        return self._cut_off("speech")
 
-    def _cancel(self) -> list[Instruction]:
-        if self.agent == "listening":
-            return []
-        old = self.generation
-        self.generation += 1
-        self.agent = "listening"
+    def _cut_off(self, why: Literal["speech", "turn", "writing", "request"]) -> list[Instruction]:
+        """What the agent does then, the conversation says in a moment."""
         self._interrupt_at = None
-        return [CancelReply(old, self.generation)]
+        return [InterruptAgent(why)] if self.agent != "listening" else []
 
     def _states(self) -> list[Instruction]:
         now = (self.agent, self.user == "speaking")

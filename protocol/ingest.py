@@ -23,6 +23,7 @@ Count = Annotated[int, Meta(ge=0)]
 AgentState = Literal["listening", "thinking", "speaking"]
 UserState = Literal["silent", "speaking"]
 Speaker = Literal["user", "agent"]
+Outcome = Literal["completed", "interrupted", "failed", "nothing_heard", "no_reply"]
 
 
 class IngestMessage(msgspec.Struct, array_like=True, gc=False, tag=True):
@@ -150,7 +151,7 @@ class Metrics(IngestMessage, tag="metrics"):
     """
 
     turn: Count
-    outcome: Literal["completed", "interrupted", "failed", "nothing_heard", "no_reply"]
+    outcome: Outcome
     speech_end_ms: int
     stages: StageTimes
     audio_ms: Count = 0  # agent audio that was sent

@@ -137,7 +137,10 @@ class CloseStream(NodeMessage, tag="close"):
 
 
 class Register(NodeMessage, tag="register"):
-    """First message on every connection. `sample_rates`: what the engine takes or (tts) makes, best first."""
+    """First message on every connection. `sample_rates`: what the engine takes or (tts) makes, best first.
+
+    `finds_speech`: an stt engine that streams, and itself finds where speech begins and ends: it needs no vad.
+    """
 
     service: Service
     engine: Name
@@ -149,6 +152,7 @@ class Register(NodeMessage, tag="register"):
     state: NodeState
     sample_rates: list[int] = []
     version: tuple[int, int] = PROTOCOL_VERSION
+    finds_speech: bool = False
 
 
 class Heartbeat(NodeMessage, tag="heartbeat"):

@@ -99,7 +99,12 @@ class SttStream(ABC):
 
 
 class SttEngine(Engine[Options]):
-    """Turns speech into text."""
+    """Turns speech into text.
+
+    `finds_speech`: it streams, and itself finds where speech begins and ends: it sends finals without being flushed.
+    """
+
+    finds_speech: ClassVar[bool] = False
 
     @abstractmethod
     async def open(self, options: Options, sample_rate: int) -> SttStream:

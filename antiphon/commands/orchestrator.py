@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Run an orchestrator, which holds the conversations.")
-@option("--agent", metavar="MODULE:FACTORY", help="What makes the agent of each conversation.  [default: built-in]")
+@option(
+    "--agent",
+    metavar="FILE.py[:FACTORY]|MODULE:FACTORY",
+    help="What makes the agent of each conversation.  [default: built-in]",
+)
 @option("--name", metavar="NAME", default="orchestrator-01", help="Unique name of this process.")
 @option("--ingest", metavar="ADDRESS", help="Where clients connect.  [default: ipc, in the run directory]")
 @option("--nodes", metavar="ADDRESS", help="Where nodes connect.  [default: ipc, in the run directory]")

@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Start the stack on this machine.")
-@option("--agent", metavar="MODULE:FACTORY", help="What makes the agent of each conversation.  [default: built-in]")
+@option(
+    "--agent",
+    metavar="FILE.py[:FACTORY]|MODULE:FACTORY",
+    help="What makes the agent of each conversation.  [default: built-in]",
+)
 @option("--timeout", metavar="SECONDS", type=click.FloatRange(1), default=30.0, help="How long to wait for all of it.")
 @run_dir_option
 def up(run_dir: RunDir, agent: str | None, timeout: float) -> None:
@@ -31,7 +35,7 @@ def up(run_dir: RunDir, agent: str | None, timeout: float) -> None:
     from antiphon.starting import start_ended, start_supervisord, wait_until_ready
     from antiphon.supervisord import Supervisord
 
-    _check(agent)
+    agent = _checked(agent)
     run_dir.create()
     with run_dir.lock(), err.status("starting …") as spinner:
 
@@ -48,9 +52,22 @@ def up(run_dir: RunDir, agent: str | None, timeout: float) -> None:
         _check_agent(stack, agent)
 
 
-def _check(agent: str | None) -> None:
-    if agent is not None and not all(agent.partition(":")[::2]):
-        raise click.BadParameter(f"{agent!r} is not MODULE:FACTORY, as in my_agent:make", param_hint="--agent")
+def _checked(agent: str | None) -> str | None:
+    """A file by its whole path: the stack may be asked for it again from another folder."""
+    if agent is None:
+        return None
+    from orchestrator.factory import AgentName
+    from protocol.errors import ConfigurationError
+
+    try:
+        name = AgentName.parse(agent)
+        if name.file is not None:
+            name.find()
+        elif not name.factory:
+            raise ConfigurationError(f"{agent!r} is not MODULE:FACTORY, as in my_agent:make")
+    except ConfigurationError as error:
+        raise click.BadParameter(str(error), param_hint="--agent") from None
+    return str(name)
 
 
 def _check_agent(stack: Stack, agent: str) -> None:

@@ -168,6 +168,7 @@ class Link:
             Register(
                 0, 0, 0, node.service, node.engine_name, node.name, node.epoch, os.getpid(), socket.gethostname(),
                 node.slots, node.state, list(node.engine.sample_rates),
+                finds_speech=getattr(node.engine, "finds_speech", False),
             )
         )  # fmt: skip
 

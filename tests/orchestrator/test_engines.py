@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from orchestrator.agent import VoiceAgent
-from orchestrator.chat import ChatContext
 from orchestrator.engines import DEFAULTS, NOT_GIVEN, choose
 from orchestrator.task import AgentTask
 from protocol.engine import SERVICES, EngineSpec
@@ -52,16 +51,3 @@ def test_an_engine_in_the_wrong_place_is_refused_by_name() -> None:
 
 def test_not_given_says_so_in_a_signature() -> None:
     assert repr(NOT_GIVEN) == "NOT_GIVEN"
-
-
-def test_a_copy_of_a_context_can_grow_without_the_original() -> None:
-    chat = ChatContext()
-    first = chat.add("user", "hello")
-    copied = chat.copy()
-    copied.add("assistant", "hi", interrupted=True)
-    assert chat.items == [first]
-    assert [(item.role, item.text, item.interrupted) for item in copied.items] == [
-        ("user", "hello", False),
-        ("assistant", "hi", True),
-    ]
-    assert len({item.id for item in copied.items}) == 2

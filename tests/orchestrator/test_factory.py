@@ -1,4 +1,4 @@
-"""From `module:factory` to an agent: what is found, what fails, and what the user is told."""
+"""From `my_agent.py` or `module:factory` to an agent: what is found, what fails, and what the user is told."""
 
 from __future__ import annotations
 
@@ -116,10 +116,11 @@ def test_a_factory_may_be_an_attribute_of_something_in_the_module(write: Write) 
 
 
 @pytest.mark.parametrize(
-    "name", ["my_agent", ":agent", "my_agent:", "my_agent.py:agent", "a/b:agent", ".a:agent", "a..b:c", "a:b:c", "a:b."]
+    "name",
+    [":agent", "my_agent:", "my_agent.py:", "my_agent.py:a:b", ".a:agent", "a..b:c", "a:b:c", "a:b.", "my-agent"],
 )
-def test_a_name_of_another_form_is_refused_with_the_right_one(name: str) -> None:
-    assert refusal(name).startswith(f"--agent {name!r} is not MODULE:FACTORY, as in my_agent:agent")
+def test_a_name_of_another_form_is_refused_with_the_right_ones(name: str) -> None:
+    assert refusal(name).startswith(f"--agent {name!r} is neither FILE.py[:FACTORY] nor MODULE[:FACTORY], as in my_")
 
 
 @pytest.mark.parametrize("module", ["no_such_agent", "no_such_package.agent"])
@@ -137,7 +138,7 @@ def test_a_module_that_needs_another_one_names_that_one(write: Write) -> None:
     [
         ("1 / 0", "ZeroDivisionError: division by zero"),
         ("import sys; sys.exit('no key')", "SystemExit: no key"),
-        ("def agent(:", "SyntaxError"),
+        ("def agent(:", "SyntaxError: invalid syntax"),
         ("from orchestrator import no_such_name", "ImportError: cannot import name 'no_such_name'"),
         ("from services.tts import espeak; espeak.TTS(rate=-1)", "option 'rate' is -1"),
     ],
@@ -149,6 +150,7 @@ def test_a_module_that_fails_while_it_is_imported_says_how(
     found = refusal(name + ":agent")
     assert found.startswith(f"{name} failed while it was imported: ")
     assert reason in found
+    assert found.endswith(f"({os.getcwd()}/{name}.py:1)")
     assert caplog.records[-1].exc_info, "the traceback is logged"
 
 
@@ -169,6 +171,108 @@ def test_a_function_of_something_else_than_one_session_is_found_before_anybody_c
 ) -> None:
     found = refusal(write(f"def agent{signature}: ...") + ":agent")
     assert f":agent: agent{signature} can't be called with one session" in found
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", ["{0}.py:agent", "./{0}.py", "{1}/{0}.py:agent", "{1}/../{2}/{0}.py"])
+def test_a_file_is_loaded_by_its_path(write: Write, tmp_path: Path, place: str) -> None:
+    assert instructions(place.format(write(AGENT), tmp_path, tmp_path.name)) == "You talk to Ann."
+
+
+def test_a_file_in_another_folder_finds_the_modules_beside_it(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = write(AGENT.replace("def agent", f"import beside_{tmp_path.name.replace('-', '_')}\ndef agent"))
+    (tmp_path / f"beside_{tmp_path.name.replace('-', '_')}.py").write_text("")
+    monkeypatch.chdir("/")
+    assert instructions(f"{tmp_path}/{name}.py") == "You talk to Ann."
+    assert sys.path[-1] == str(tmp_path)
+
+
+def test_what_a_file_defines_can_be_pickled_and_its_annotations_resolved(write: Write) -> None:
+    name = write(
+        "from __future__ import annotations\nimport dataclasses, pickle, typing\n"
+        "@dataclasses.dataclass\nclass Order:\n    of: typing.ClassVar[int] = 0\n    table: int = 0\n"
+        "assert pickle.loads(pickle.dumps(Order(table=3))) == Order(table=3)\n"
+        "assert typing.get_type_hints(Order)['table'] is int\n"
+        "assert [one.name for one in dataclasses.fields(Order)] == ['table']\n" + AGENT
+    )
+    assert instructions(f"{name}.py:agent") == "You talk to Ann."
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("nowhere.py", "there is no file {0}/nowhere.py"),
+        ("{0}", "{0} is a folder; name the Python file in it, as in {0}/my_agent.py"),
+        ("{0}/agent-1:agent", "{0}/agent-1 is no Python file. Did you mean {0}/agent-1.py?"),
+        ("{0}/notes.txt", "{0}/notes.txt is no Python file, for its name doesn't end in .py"),
+        ("services.py", "has the name of one of Antiphon's own packages"),
+        ("queue.py", "has the name of a module of Python's own"),
+        ("click.py", "has the name of the module at"),
+    ],
+)
+def test_a_file_that_cannot_be_the_agent_is_refused_before_it_is_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, reason: str
+) -> None:
+    import click  # is imported already, as it is in an orchestrator
+
+    assert click.__file__
+    monkeypatch.chdir(tmp_path)
+    for file in ("agent-1.py", "notes.txt", "services.py", "queue.py", "click.py"):
+        (tmp_path / file).write_text("raise SystemExit('it was run')")
+    assert reason.format(tmp_path) in refusal(name.format(tmp_path))
+
+
+def test_a_file_that_fails_in_another_one_names_the_line_there(write: Write, tmp_path: Path) -> None:
+    beside = write("import json\n\njson.loads('no')\n")
+    caller = tmp_path / f"{beside}_caller.py"
+    caller.write_text(f"import {beside}\n")
+    assert refusal(str(caller)).endswith(f"({tmp_path}/{beside}.py:3)")
+    assert caller.stem not in sys.modules
+
+
+def test_a_file_that_needs_a_module_that_is_not_there_names_it(write: Write) -> None:
+    name = write("import no_such_library\n")
+    assert refusal(f"{name}.py") == f"{name} needs the module 'no_such_library', which is not installed"
+
+
+# --- a function that is not named -------------------------------------------------------------------------------------
+
+IMPORTS = "from __future__ import annotations\nfrom orchestrator import SessionInfo, VoiceAgent\n"
+
+
+def function(name: str, returns: str = "") -> str:
+    return f"def {name}(session){returns}:\n    return VoiceAgent(instructions='{name}')\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "chosen"),
+    [
+        (function("agent") + function("desk", " -> VoiceAgent"), "agent"),
+        (function("other_agent") + function("desk", " -> VoiceAgent"), "desk"),
+        (function("_private", " -> VoiceAgent") + "async " + function("desk", " -> VoiceAgent"), "desk"),
+        (function("make_agent") + function("helper"), "make_agent"),
+    ],
+)
+def test_it_is_called_agent_or_is_the_only_one_that_fits(write: Write, source: str, chosen: str) -> None:
+    name = write(IMPORTS + source)
+    assert instructions(name) == chosen
+    assert instructions(f"{name}:{chosen}") == chosen
+
+
+def test_annotations_that_were_evaluated_count_as_well(write: Write) -> None:
+    name = write(
+        "from orchestrator import VoiceAgent\n" + function("a", " -> VoiceAgent") + function("b", " -> 'VoiceAgent'")
+    )
+    assert "has several functions that may make the agent: a, b. Name the one" in refusal(f"{name}.py")
+
+
+def test_without_one_that_fits_the_functions_that_there_are_are_named(write: Write) -> None:
+    name = write(IMPORTS + function("desk") + function("till"))
+    assert "no function that makes an agent; it has desk, till. Write one, as in: def agent(" in refusal(f"{name}.py")
 
 
 # --- what fails for a session -----------------------------------------------------------------------------------------

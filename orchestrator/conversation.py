@@ -1,0 +1,452 @@
+"""A conversation that runs: an agent's tasks, speech and turns, on the session that carries it.
+
+It puts the others together: `task_stack.py` (which task is current), `answering.py` (the user's turns), `speaker.py`
+(one mouth), `reply_chain.py` (a reply with its functions), `hook_runner.py`. It knows no socket and no node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Generator
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.answering import Answering
+from orchestrator.channel import Channel
+from orchestrator.chat import ChatContext, ChatItem, ChatMessage, Handoff
+from orchestrator.engines import Engines, NotGiven
+from orchestrator.events import Closed, ConversationItemAdded, ErrorOccurred, SpeechCreated, TaskChanged
+from orchestrator.frame import Frame
+from orchestrator.hook_runner import HookRunner
+from orchestrator.hooks import Context
+from orchestrator.inline import InlineTask
+from orchestrator.owned import Owned
+from orchestrator.reply_chain import ReplyChain
+from orchestrator.speaker import Place, Speaker
+from orchestrator.speech_handle import Kind, SpeechHandle
+from orchestrator.task import AgentTask
+from orchestrator.task_failed import ConversationOver, TaskFailed
+from orchestrator.task_stack import TaskStack
+from orchestrator.user_code import IN_A_THREAD, UserCode, running_code
+from orchestrator.user_turn import UserTurn
+from protocol.audio import AudioFrame
+from protocol.errors import AntiphonError, EngineError
+from protocol.ingest import AgentState
+
+if TYPE_CHECKING:
+    from orchestrator.agent import VoiceAgent
+
+log = logging.getLogger(__name__)
+
+LEAVE_S = 30.0  # for the speech and functions of a task that is left; then they are cut off
+ENDING_S = 10.0  # for all on_exit hooks of a conversation that ends; what comes after has LAST_S
+LAST_S = 1.0
+
+
+class Conversation:
+    """`start()` it when the client can hear; `end()` it once, whatever happened."""
+
+    def __init__(self, agent: VoiceAgent, channel: Channel) -> None:
+        self.agent = agent
+        self.channel = channel
+        self.context = Context(agent, agent.hooks, channel.id, channel.user_id)
+        self.stack = TaskStack(self)
+        self.hooks = HookRunner(agent.hooks, self.context, self.stack.end_code)
+        self.answering = Answering(self, self.hooks)
+        self.speaker = Speaker(self)
+        self.user_silent = asyncio.Event()
+        self.user_silent.set()
+        self.turn = 0  # the user's newest turn
+        self._owned = Owned()
+        self._replies: dict[asyncio.Task[None], tuple[Frame, SpeechHandle]] = {}
+        self._state_due = False
+        self._thread = threading.get_ident()
+        self._ending_until = 0.0
+        self._ended = False
+
+    # --- its life ---------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Enter the first task. When that fails the channel is told to end."""
+        self.agent._conversation = self
+        self._owned.start(self._start(), "the first task")
+        self._owned.start(self.answering.run(), "answering")
+
+    def begin_turn(self, turn: int) -> None:
+        """The user's input has started."""
+        self.turn = turn
+        self.answering.begin(turn)
+
+    async def _start(self) -> None:
+        try:
+            await self.stack.start(self.agent._first_task)
+        except ConversationOver:
+            return
+        except AntiphonError as error:
+            await self._last_words()  # of its on_exit
+            self.channel.end(error)
+
+    async def end(self, reason: str, *, reachable: bool) -> None:
+        """Leave every task and end all that goes on. `reachable`: the client still hears what `on_exit` says."""
+        self.context.session_active = reachable
+        self._ending_until = self.channel.now() + ENDING_S
+        self.stack.ending = True
+        self.hooks.hurry()
+        for task, (_, handle) in tuple(self._replies.items()):
+            handle._interrupted = True
+            task.cancel()
+        await self.answering.stop()
+        await self.stack.end()
+        if reachable:
+            await self._last_words()
+        self._ended = True
+        self._owned.cancel()
+        await self._owned.finish()
+        self.agent._listeners.emit(Closed(reason))
+        await self.agent._listeners.finish(self.agent.hook_timeout)
+        self.agent._conversation = None
+
+    async def _last_words(self) -> None:
+        try:
+            async with asyncio.timeout(self.agent.hook_timeout):
+                await self.speaker.line.empty()
+        except TimeoutError:
+            log.info("conversation %s: the last words were cut off", self.channel.id)
+
+    # --- what code may ask of it ------------------------------------------------------------------------------------
+
+    def say(
+        self,
+        text: str | AsyncIterable[str],
+        *,
+        audio: AsyncIterable[AudioFrame] | None = None,
+        allow_interruptions: bool | NotGiven = NotGiven.NOT_GIVEN,
+        add_to_chat_ctx: bool = True,
+        frame: Frame | None = None,
+    ) -> SpeechHandle:
+        """See `VoiceAgent.say`."""
+        self.check_thread()
+        frame = frame or self._frame()
+        handle = self.new_handle("say", frame, allow_interruptions)
+        if not self._can_speak(handle):
+            return handle
+        place = self.speaker.line.join(handle)
+        speech = self.speaker.say(place, frame, lambda _: _text(text), audio=audio, remember=add_to_chat_ctx)
+        task = self._run(frame, handle, self._say(speech))
+
+        def stop() -> None:
+            place.cut()
+            task.cancel()
+
+        handle._stop = stop
+        return handle
+
+    async def _say(self, speech: Coroutine[Any, Any, Any]) -> None:
+        await speech
+
+    def generate_reply(
+        self, *, user_input: str | None, instructions: str, allow_interruptions: bool | NotGiven
+    ) -> SpeechHandle:
+        """See `VoiceAgent.generate_reply`."""
+        self.check_thread()
+        frame = self._frame()
+        handle = self.new_handle("reply", frame, allow_interruptions)
+        if not self._can_speak(handle):
+            return handle
+        if user_input is not None:
+            self.record(frame, ChatMessage("user", user_input))
+        chain = ReplyChain(self, frame, handle, self.speaker.line.join(handle), instructions=instructions)
+        self._run(frame, handle, self._reply(chain))
+        return handle
+
+    def reply(self, frame: Frame, turn: UserTurn, chat: ChatContext) -> None:
+        """Answer a turn of the user."""
+        handle = self.new_handle("reply", frame)
+        handle.turn = turn.number
+        chain = ReplyChain(self, frame, handle, self.speaker.line.join(handle), chat=chat, turn=turn)
+        self._run(frame, handle, self._answer(chain, turn))
+
+    def reply_made(self, turn: UserTurn, handle: SpeechHandle) -> None:
+        """All of the reply to this turn is written."""
+        self._owned.start(self.answering.made(turn, handle), f"the end of turn {turn.number}")
+
+    async def hand_over(
+        self, task: AgentTask, *, asking: Frame | None, before: Callable[[], None] | None = None
+    ) -> None:
+        """Make this the only task. `before` is called when it is entered, before that is recorded."""
+        old = self.agent.current_task
+        asked = time.time()
+        await self.stack.hand_over(task, asking=asking)
+        if before is not None:
+            before()
+        self._record_handoff(old, task, asked)
+
+    def update_task(self, task: AgentTask, code: UserCode | None) -> Awaitable[None]:
+        """See `VoiceAgent.update_task`."""
+        self.check_thread()
+        doing = self._owned.start(self._update_task(task, code.frame if code is not None else None), "update_task")
+        return Transition(doing)
+
+    async def _update_task(self, task: AgentTask, asking: Frame | None) -> AntiphonError | None:
+        try:
+            await self.hand_over(task, asking=asking)
+        except AntiphonError as error:
+            self.report(error)
+            return error
+        return None
+
+    async def run_inline(self, task: InlineTask[Any], code: UserCode) -> None:
+        """Make this the current task until it is complete."""
+        await self.stack.run_inline(task, code)
+
+    def interrupt(self, *, force: bool, silence: bool) -> None:
+        """Cut off what is said and waits to be. `silence`: and make no reply to what waits for one."""
+        self.check_thread()
+        if silence:
+            self.answering.interrupt()
+            top = self.stack.top
+            for frame, handle in tuple(self._replies.values()):
+                if frame is top and (force or handle.allow_interruptions):
+                    handle.interrupt(force=True)
+        for handle in self.speaker.line.handles:
+            if force or handle.allow_interruptions:
+                handle.interrupt(force=True)
+
+    @property
+    def current_speech(self) -> SpeechHandle | None:
+        """What is being said."""
+        place = self.speaker.line.current
+        return place.handle if place is not None else None
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether the current task is entered, nothing is said, and nothing is under way."""
+        top = self.stack.top
+        busy = self._replies or self.answering.busy or self.speaker.line.current is not None or self._state_due
+        return top is not None and top.state == "active" and not top.busy and not busy
+
+    def check_thread(self) -> None:
+        """Raise RuntimeError in another thread: a function that is not async runs in one."""
+        if threading.get_ident() != self._thread:
+            raise RuntimeError(IN_A_THREAD)
+
+    # --- for those who make speech ----------------------------------------------------------------------------------
+
+    def new_handle(
+        self, kind: Kind, frame: Frame, allow_interruptions: bool | NotGiven = NotGiven.NOT_GIVEN
+    ) -> SpeechHandle:
+        """A speech of this task. The first that was said counts: the speech's own, the task's, the agent's."""
+        given = (allow_interruptions, frame.task.allow_interruptions, self.agent.allow_interruptions)
+        allow = next(one for one in given if not isinstance(one, NotGiven))
+        handle = SpeechHandle(kind, allow_interruptions=allow, turn=self.turn)
+        self.agent._listeners.emit(SpeechCreated(handle, frame.task))
+        return handle
+
+    async def may_follow_up(self, frame: Frame) -> bool:
+        """Wait until the user is silent; False when a turn of theirs is going to be answered anyway."""
+        await self.user_silent.wait()
+        return frame.going and not self.answering.waits_for(frame)
+
+    def engines_of(self, frame: Frame) -> Engines:
+        """The engines that serve this task."""
+        return self.channel.only_text(self.agent.engines(frame.task))
+
+    def record(self, frame: Frame, *items: ChatItem) -> None:
+        """Keep these in the chat contexts of the task and the agent, by their times."""
+        for item in items:
+            frame.items.append(item)
+            frame.task._chat_ctx.insert(item)
+            self.agent._chat_ctx.insert(item)
+            self.agent._listeners.emit(ConversationItemAdded(item, frame.task))
+
+    def report(self, error: AntiphonError) -> None:
+        """Tell the client and whoever listens."""
+        self.channel.report(error)
+        self.agent._listeners.emit(ErrorOccurred(error))
+
+    def _record_handoff(self, old: AgentTask | None, new: AgentTask, at: float) -> None:
+        item = Handoff(type(old).__name__ if old is not None else None, type(new).__name__, created_at=at)
+        self.agent._chat_ctx.insert(item)
+        self.agent._listeners.emit(ConversationItemAdded(item, new))
+
+    def _frame(self) -> Frame:
+        """The task in whose name code speaks: its own, else the current one."""
+        code = running_code.get()
+        if code is not None and code.frame.state != "left":
+            return code.frame
+        top = self.stack.top
+        if top is None:
+            raise RuntimeError("the agent has no task: it speaks from the first on_enter until the last on_exit")
+        return top
+
+    def _can_speak(self, handle: SpeechHandle) -> bool:
+        if self.context.session_active and not self._ended:
+            return True
+        handle._interrupted = True
+        handle._finish()
+        return False
+
+    def _run(self, frame: Frame, handle: SpeechHandle, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = self._owned.start(self._speech(handle, coroutine), f"{handle.kind} of {type(frame.task).__name__}")
+        frame.activities.add(task)
+        self._replies[task] = (frame, handle)
+        task.add_done_callback(lambda _: self._speech_over(task, frame, handle))
+        return task
+
+    def _speech_over(self, task: asyncio.Task[None], frame: Frame, handle: SpeechHandle) -> None:
+        frame.activities.discard(task)
+        if frame.state == "left":
+            frame.task._detach(frame)
+        self._replies.pop(task, None)
+        if task.cancelled():
+            handle._interrupted = True
+        handle._finish()
+        self.state_changed()
+
+    async def _speech(self, handle: SpeechHandle, coroutine: Coroutine[Any, Any, None]) -> None:
+        running_code.set(None)  # what a speech runs is no part of the code that asked for it
+        try:
+            await coroutine
+        except Exception as error:  # noqa: BLE001  # told to the client, and logged
+            handle.error = _explain(error)
+            self.report(handle.error)
+
+    async def _reply(self, chain: ReplyChain) -> None:
+        await chain.run()
+
+    async def _answer(self, chain: ReplyChain, turn: UserTurn) -> None:
+        try:
+            await chain.run()
+        except asyncio.CancelledError:
+            chain.outcome = "interrupted"
+            raise
+        except Exception:
+            chain.outcome = "failed"
+            raise
+        finally:
+            self._owned.start(
+                self.answering.finish(turn, chain.outcome, chain.handle), f"the end of turn {turn.number}"
+            )
+
+    # --- what the agent is doing ------------------------------------------------------------------------------------
+
+    def state_changed(self) -> None:
+        """Tell the channel, in a moment, what the agent is doing now: many changes make one."""
+        if not self._state_due and not self._ended:
+            self._state_due = True
+            asyncio.get_running_loop().call_soon(self._tell_state)
+
+    def _tell_state(self) -> None:
+        self._state_due = False
+        self.stack.changed()
+        place = self.speaker.line.current
+        self.channel.agent_is(self._state(place), interruptible=self._interruptible(place))
+
+    def _interruptible(self, place: Place | None) -> bool:
+        """Whether speech may cut off what the agent does; between two steps of a reply that is asked of the reply."""
+        if place is not None:
+            return place.handle.allow_interruptions
+        top = self.stack.top
+        return all(handle.allow_interruptions for frame, handle in self._replies.values() if frame is top)
+
+    def _state(self, place: Place | None) -> AgentState:
+        if place is not None and place.utterance is not None and place.utterance.first_audio_at:
+            return "speaking"
+        working = any(frame.busy for frame in self.stack.frames)
+        return "thinking" if place is not None or working or self.answering.busy else "listening"
+
+    # --- host of the task stack -------------------------------------------------------------------------------------
+
+    def attach(self, task: AgentTask, frame: Frame) -> None:
+        task._attach(self.agent, frame)
+
+    async def enter(self, frame: Frame) -> None:
+        name = type(frame.task).__name__
+        try:
+            await self.channel.prepare(self.engines_of(frame), name)
+        except AntiphonError as error:
+            raise TaskFailed(f"{name} could not be entered: {error}") from error
+        frame.begun = True
+        began = time.time()
+        await self.hooks.enter(frame, self.agent.hook_timeout)
+        frame.entered = True
+        if frame.awaited_by is not None:
+            self._record_handoff(frame.awaited_by.frame.task, frame.task, began)
+
+    async def run_beside(self, frame: Frame) -> None:
+        assert isinstance(frame.task, InlineTask)
+        await self.hooks.run_beside(frame, frame.task.run)
+
+    async def finish(self, frame: Frame, *, cut: bool) -> None:
+        if cut:
+            self._cut(frame)
+        if frame.activities:
+            _, late = await asyncio.wait(set(frame.activities), timeout=LEAVE_S)
+            if late:
+                log.warning("%s is left after %g s, though it still speaks", type(frame.task).__name__, LEAVE_S)
+                self._cut(frame)
+                await asyncio.wait(late)
+
+    def _cut(self, frame: Frame) -> None:
+        for task in tuple(frame.activities):
+            self._replies[task][1]._interrupted = True
+            task.cancel()
+
+    async def exit(self, frame: Frame) -> None:
+        timeout = self.agent.hook_timeout
+        if self.stack.ending:
+            timeout = min(timeout, max(LAST_S, self._ending_until - self.channel.now()))
+        await self.hooks.exit(frame, timeout, ending=self.stack.ending)
+
+    def give_back(self, frame: Frame, to: Frame) -> None:
+        to.items.extend(frame.items)
+        to.task._chat_ctx.merge(ChatContext(frame.items))
+        if to.going and frame.entered:
+            self._record_handoff(frame.task, to.task, time.time())
+
+    def on_top(self, old: AgentTask | None, new: AgentTask | None) -> None:
+        if new is None:
+            return
+        self.channel.listen()
+        self.agent._listeners.emit(TaskChanged(old, new))
+        self.state_changed()
+
+
+class Transition:
+    """A change of tasks that is under way. Awaiting it raises `TaskFailed` if the task can't be entered."""
+
+    def __init__(self, doing: asyncio.Task[AntiphonError | None]) -> None:
+        self._doing = doing
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return self._wait().__await__()
+
+    async def _wait(self) -> None:
+        code = running_code.get()
+        with code.deadline.standing_still() if code is not None else nullcontext():
+            await asyncio.wait({self._doing})
+        if self._doing.cancelled():
+            raise ConversationOver("the conversation has ended")
+        if (error := self._doing.result()) is not None:
+            raise error
+
+
+async def _text(text: str | AsyncIterable[str]) -> AsyncIterator[str]:
+    if isinstance(text, str):
+        yield text
+        return
+    async for part in text:
+        yield part
+
+
+def _explain(error: Exception) -> AntiphonError:
+    """What the client may be told of an exception; one that nobody foresaw is logged with its traceback."""
+    if isinstance(error, AntiphonError):
+        return error
+    log.error("a reply failed", exc_info=error)
+    wrapped = EngineError(f"the reply failed: {type(error).__name__}: {error}", category="fatal")
+    wrapped.__cause__ = error
+    return wrapped
