@@ -125,6 +125,10 @@ class VoiceAgent:
             tts=choose("tts", task.tts, self.tts),
         )
 
+    def detector(self, task: AgentTask) -> TurnDetector | None:
+        """What judges the turns of this task: its own turn detector, else the agent's."""
+        return self.turn_detector if isinstance(task.turn_detector, NotGiven) else task.turn_detector
+
     # --- speaking ---------------------------------------------------------------------------------------------------
 
     def say(

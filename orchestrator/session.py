@@ -21,6 +21,7 @@ from orchestrator.events import AgentStateChanged, TurnMetrics, UserInputTranscr
 from orchestrator.hearing import Ears, Hearing
 from orchestrator.nodes import Node
 from orchestrator.own_stt import recognise
+from orchestrator.owned import Owned
 from orchestrator.speech_handle import SpeechHandle
 from orchestrator.stages import Stages
 from orchestrator.streams import Pool, StreamQueue
@@ -35,6 +36,7 @@ from orchestrator.turn import (
     Heard,
     Instruction,
     InterruptAgent,
+    JudgeTurn,
     StartSegment,
     TurnMachine,
 )
@@ -118,6 +120,7 @@ class Session:
         self._due: deque[Instruction] = deque()
         self._doing = False
         self._timer: asyncio.TimerHandle | None = None
+        self._judging = Owned()
         self._closing: asyncio.Task[None] | None = None
         self._leaving: set[Node] = set()
         self._muted = False
@@ -160,6 +163,8 @@ class Session:
             if self._hearing is not None:
                 self._hearing.close()
                 self._hearing = None
+            self._judging.cancel()
+            await self._judging.finish()
             await self._conversation.end(reason, reachable=reachable)
         except Exception:
             log.exception("session %s could not be left as it should be", self.id)
@@ -303,6 +308,10 @@ class Session:
                 self._carry_out(self._due.popleft())
         finally:
             self._doing = False
+        if self._turn.user == "silent":  # not in a pause, after which the turn may go on
+            self._conversation.user_silent.set()
+        else:
+            self._conversation.user_silent.clear()
         self._set_timer(self._turn.deadline)
 
     def _carry_out(self, instruction: Instruction) -> None:
@@ -319,6 +328,8 @@ class Session:
                 self.agent._listeners.emit(UserInputTranscribed(turn, text, final))
             case BeginTurn(turn):
                 self._conversation.begin_turn(turn)
+            case JudgeTurn(_, text):
+                self._judging.start(self._judge(text), "turn detector")
             case CommitTurn():
                 self._commit(instruction)
             case EndTurn(turn, outcome, speech_end_ms):
@@ -332,10 +343,6 @@ class Session:
     def _show(self, agent: AgentState, user: UserState) -> None:
         self._send(State("", 0, 0, agent, user))
         (old_agent, old_user), self._shown = self._shown, (agent, user)
-        if user == "silent":
-            self._conversation.user_silent.set()
-        else:
-            self._conversation.user_silent.clear()
         if user != old_user:
             self.agent._listeners.emit(UserStateChanged(old_user, user))
         if agent != old_agent:
@@ -348,6 +355,21 @@ class Session:
             times.speech_end_at = self._arrivals.at(commit.speech_end_ms, now)
         turn = UserTurn(commit.turn, commit.text, times, self._client_ms(commit.speech_end_ms))
         self._conversation.answering.commit(turn)
+
+    async def _judge(self, text: str) -> None:
+        """Ask the turn detector. One that fails, or is too slow, holds nobody up."""
+        task = self.agent.current_task
+        detector = self.agent.detector(task)
+        complete = True
+        if detector is not None:
+            chat = task._chat_ctx.copy()
+            chat.add_message("user", text)
+            try:
+                async with asyncio.timeout(self.agent.turn_options.max_endpointing_delay):
+                    complete = await detector.predict_end_of_turn(chat) >= detector.threshold
+            except Exception:
+                log.exception("session %s: the turn detector failed; the turn is taken to be complete", self.id)
+        self._do(self._turn.judged(self.now(), text, complete=complete))
 
     def _set_timer(self, at: float | None) -> None:
         if self._timer is not None:
@@ -425,6 +447,7 @@ class Session:
             )
 
     def listen(self) -> None:
+        self._turn.detects = self.agent.detector(self.agent.current_task) is not None
         if self._hearing is not None and self._turn.user == "silent":
             self._hearing.change(self._ears())
 

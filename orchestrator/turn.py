@@ -111,7 +111,17 @@ class ChangeState:
     user_speaking: bool
 
 
-Instruction = StartSegment | EndSegment | Heard | BeginTurn | CommitTurn | EndTurn | InterruptAgent | ChangeState
+@dataclass(frozen=True, slots=True)
+class JudgeTurn:
+    """Ask the turn detector whether the user has finished, and say so by `judged`."""
+
+    turn: int
+    text: str
+
+
+Instruction = (
+    StartSegment | EndSegment | Heard | BeginTurn | JudgeTurn | CommitTurn | EndTurn | InterruptAgent | ChangeState
+)
 
 
 @dataclass(slots=True)
@@ -126,6 +136,9 @@ class _Turn:
     endpointed: bool = False
     endpoint_at: float = 0.0
     speech_end_ms: float = -1.0
+    speech_end_at: float = 0.0
+    asked: str | None = None  # what the turn detector was asked about
+    judged: bool = False  # its word is there, or is waited for no longer
 
     @property
     def text(self) -> str:
@@ -141,19 +154,21 @@ class TurnMachine:
         self.user: User = "silent"
         self.agent: AgentState = "listening"
         self.turns = 0  # turns that were started
+        self.detects = False  # whether there is a turn detector to ask
         self._segment = 0
         self._turn: _Turn | None = None
         self._interruptible = True
         self._interrupt_at: float | None = None
         self._endpoint_at: float | None = None
         self._final_at: float | None = None
+        self._judge_at: float | None = None
         self._shown: tuple[AgentState, bool] = ("listening", False)
 
     @property
     def deadline(self) -> float | None:
         """When `tick` must be called; None if nothing is waited for."""
-        times = [at for at in (self._interrupt_at, self._endpoint_at, self._final_at) if at is not None]
-        return min(times, default=None)
+        times = (self._interrupt_at, self._endpoint_at, self._final_at, self._judge_at)
+        return min((at for at in times if at is not None), default=None)
 
     # --- events: the user -----------------------------------------------------------------------------------------
 
@@ -165,11 +180,12 @@ class TurnMachine:
         if self._turn is None:
             self._turn = _Turn(self._new_turn())
             out.append(BeginTurn(self._turn.number))
-        self._turn.endpointed = False
+        self._turn.endpointed = self._turn.judged = False
+        self._turn.asked = None
         self.user = "speaking"
         self._segment += 1
         self._turn.waiting.add(self._segment)
-        self._endpoint_at = self._final_at = None
+        self._endpoint_at = self._final_at = self._judge_at = None
         if self._can_be_interrupted:
             self._interrupt_at = now + self._options.min_interruption_duration
         return [*out, StartSegment(self._segment, at_ms), *self._states()]
@@ -182,6 +198,7 @@ class TurnMachine:
         self.user = "ended"
         self._interrupt_at = None
         self._turn.speech_end_ms = at_ms
+        self._turn.speech_end_at = now - silence_ms / 1000
         delay = self._options.min_endpointing_delay - silence_ms / 1000
         self._endpoint_at = now + max(0.0, delay) + self._options.silence_timeout
         return [*out, EndSegment(self._segment, at_ms + silence_ms), *self._states(), *self.silence(now, silence_ms)]
@@ -223,6 +240,13 @@ class TurnMachine:
         turn.missing = True
         return self._commit()
 
+    def judged(self, now: float, text: str, *, complete: bool) -> list[Instruction]:
+        """The turn detector, asked about this text: whether the user has finished."""
+        turn = self._turn
+        if turn is None or turn.asked != text or turn.judged or not complete:
+            return []
+        return self._judged(turn, now)
+
     def text(self, now: float, text: str) -> list[Instruction]:
         """The user wrote. A turn of its own, beside what is being said."""
         turn = _Turn(self._new_turn(), finals={0: text})
@@ -256,6 +280,8 @@ class TurnMachine:
             self._turn.waiting.clear()
             self._turn.missing = True
             out += self._commit()
+        if self._judge_at is not None and now >= self._judge_at and self._turn is not None:
+            out += self._judged(self._turn, now)
         return out
 
     # --- inside ---------------------------------------------------------------------------------------------------
@@ -287,13 +313,30 @@ class TurnMachine:
             self._final_at = None  # the end of the speech is waited for, which the conversation owes
             turn.endpoint_at = 0.0
             return []
+        if turn.text and self.detects and not turn.judged:
+            return self._judge(turn)
         self._turn = None
         self.user = "silent"
-        self._interrupt_at = self._endpoint_at = self._final_at = None
+        self._interrupt_at = self._endpoint_at = self._final_at = self._judge_at = None
         if turn.text:
             return self._complete(turn, "turn")
         outcome: Literal["nothing_heard", "failed"] = "failed" if turn.missing else "nothing_heard"
         return [EndTurn(turn.number, outcome, turn.speech_end_ms), *self._states()]
+
+    def _judge(self, turn: _Turn) -> list[Instruction]:
+        """Have the turn detector judge what was said, once for each text."""
+        self._final_at = None
+        self._judge_at = turn.speech_end_at + self._options.max_endpointing_delay
+        if turn.asked == turn.text:
+            return []
+        turn.asked = turn.text
+        return [JudgeTurn(turn.number, turn.text)]
+
+    def _judged(self, turn: _Turn, now: float) -> list[Instruction]:
+        turn.judged = True
+        turn.endpoint_at = now
+        self._judge_at = None
+        return self._commit()
 
     def _complete(self, turn: _Turn, how: Literal["turn", "writing"]) -> list[Instruction]:
         out: list[Instruction] = [Heard(turn.number, turn.text, final=True), *self._cut_off(how)]

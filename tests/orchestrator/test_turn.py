@@ -16,6 +16,7 @@ from orchestrator.turn import (
     Heard,
     Instruction,
     InterruptAgent,
+    JudgeTurn,
     StartSegment,
     TurnMachine,
     TurnOptions,
@@ -396,6 +397,55 @@ def test_an_endpointing_delay_shorter_than_vads_own_ends_the_turn_with_the_speec
     machine.speech_ended(1.25, 1_000, 250)
     assert machine.deadline == 1.25 + TurnOptions().final_timeout
     assert of(CommitTurn, machine.final(1.3, 1, "hi"))
+
+
+# --- turn detector --------------------------------------------------------------------------------------------------
+
+
+def detecting() -> TurnMachine:
+    machine = TurnMachine(TurnOptions())
+    machine.detects = True
+    return machine
+
+
+def test_a_turn_detector_is_asked_when_the_finals_are_there_and_its_yes_commits_the_turn() -> None:
+    machine = detecting()
+    out = heard_turn(machine, text="hello")
+    assert of(JudgeTurn, out) == [JudgeTurn(1, "hello")]
+    assert not of(CommitTurn, out)
+    assert of(CommitTurn, machine.judged(1.6, "hello", complete=True)) == [CommitTurn(1, "hello", 1_000.0, 1.6)]
+    assert machine.judged(1.7, "hello", complete=True) == []
+
+
+def test_a_turn_that_the_detector_finds_incomplete_waits_for_more_speech_at_most_the_maximal_delay() -> None:
+    machine = detecting()
+    heard_turn(machine, text="and")
+    assert machine.judged(1.6, "and", complete=False) == []
+    assert machine.deadline == 1.0 + TurnOptions().max_endpointing_delay
+    assert of(CommitTurn, machine.tick(machine.deadline)) == [CommitTurn(1, "and", 1_000.0, 4.0)]
+
+
+def test_more_speech_is_judged_anew_and_a_word_about_the_old_text_counts_no_more() -> None:
+    machine = detecting()
+    heard_turn(machine, text="I would like")
+    out = heard_turn_of(machine, 2, "a pizza", now=2.0)
+    assert of(JudgeTurn, out) == [JudgeTurn(1, "I would like a pizza")]
+    assert machine.judged(3.6, "I would like", complete=True) == []
+    assert of(CommitTurn, machine.judged(3.6, "I would like a pizza", complete=True))
+
+
+def test_a_detector_that_never_answers_holds_a_turn_no_longer_than_the_maximal_delay() -> None:
+    machine = detecting()
+    heard_turn(machine)
+    assert not of(CommitTurn, machine.tick(3.9))
+    assert of(CommitTurn, machine.tick(4.0))
+    assert machine.deadline is None
+
+
+def test_a_turn_in_which_nothing_was_recognised_is_not_judged() -> None:
+    out = heard_turn(detecting(), text="")
+    assert not of(JudgeTurn, out)
+    assert of(EndTurn, out)
 
 
 # --- what the client does on purpose --------------------------------------------------------------------------------

@@ -14,13 +14,14 @@ from orchestrator.turn import (
     Heard,
     Instruction,
     InterruptAgent,
+    JudgeTurn,
     StartSegment,
     TurnMachine,
     TurnOptions,
 )
 from protocol.ingest import AgentState
 
-USER = ["start", "end", "silence", "partial", "final", "failed", "text", "interrupt"]
+USER = ["start", "end", "silence", "partial", "final", "failed", "text", "interrupt", "complete", "incomplete"]
 AGENT = ["listening", "thinking", "speaking", "thinking on", "speaking on"]  # "on": it may not be interrupted
 EVENTS = st.sampled_from([*USER, *AGENT, "tick", "wait"])
 OPTIONS = st.builds(
@@ -33,9 +34,11 @@ OPTIONS = st.builds(
 class History:
     """Drives a machine with events that may come, and checks what must always hold."""
 
-    def __init__(self, options: TurnOptions) -> None:
+    def __init__(self, options: TurnOptions, *, detects: bool) -> None:
         self.options = options
         self.machine = TurnMachine(options)
+        self.machine.detects = detects
+        self.asked: list[tuple[int, str]] = []  # turns that the detector was asked about, and what it was told
         self.now = 10.0
         self.event = ""
         self.begun = 0
@@ -79,6 +82,8 @@ class History:
             "failed": lambda: machine.segment_failed(now, number),
             "text": lambda: machine.text(now, "written"),
             "interrupt": lambda: machine.interrupt(now),
+            "complete": lambda: machine.judged(now, self.asked[-1][1] if self.asked else "", complete=True),
+            "incomplete": lambda: machine.judged(now, self.asked[-1][1] if self.asked else "", complete=False),
         }
         return calls[event]()
 
@@ -133,6 +138,11 @@ class History:
                 case EndSegment(segment, _):
                     assert self.segments[segment] is False
                     self.segments[segment] = True
+                case JudgeTurn(turn, text):
+                    assert self.machine.detects
+                    assert text
+                    assert turn not in self.ended
+                    self.asked.append((turn, text))
                 case InterruptAgent():
                     self.check_interruption(one)
                 case CommitTurn() | EndTurn():
@@ -170,6 +180,7 @@ class History:
             self.finals.clear()
         if isinstance(one, CommitTurn):
             assert one.text
+            assert written or not self.machine.detects or (one.turn, one.text) in self.asked, "nobody was asked"
             assert written or self.agent == "listening" or self.interruptible, "the turn does not wait for the speech"
             self.agent, self.cut_off = "thinking", True  # an answer to come is nothing to cut off
 
@@ -197,11 +208,11 @@ class History:
 
 
 @settings(max_examples=2_000, deadline=None)
-@given(st.lists(st.tuples(EVENTS, st.integers(0, 6)), max_size=60), OPTIONS)
+@given(st.lists(st.tuples(EVENTS, st.integers(0, 6)), max_size=60), OPTIONS, st.booleans())
 def test_in_any_order_of_events_every_turn_ends_once_and_nobody_is_cut_off_or_kept_waiting_without_a_reason(
-    events: list[tuple[str, int]], options: TurnOptions
+    events: list[tuple[str, int]], options: TurnOptions, detects: bool
 ) -> None:
-    history = History(options)
+    history = History(options, detects=detects)
     for event, number in events:
         history.happen(event, number)
     history.settle()

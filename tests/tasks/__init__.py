@@ -1,0 +1,1 @@
+"""Tests of what a conversation is written in: tasks, nodes, hooks, functions and speech."""
