@@ -72,10 +72,15 @@ class Ears:
     vad: EngineSpec | None
     stt: EngineSpec | None
     own_stt: Recognise | None = None
+    streaming: bool = False  # there is no vad: the stt engine itself finds speech
 
     @property
     def deaf(self) -> bool:
         """Whether nobody listens to the caller."""
+        return not self.streaming and self._lacks_an_ear
+
+    @property
+    def _lacks_an_ear(self) -> bool:
         return self.vad is None or (self.stt is None and self.own_stt is None)
 
     def same(self, other: Ears) -> bool:
@@ -110,7 +115,8 @@ class Hearing:
         self._clock = clock
         self._ears = ears
         # Raises NoNode or Overloaded here, when the session opens, if nobody serves them.
-        rate = pool.sample_rate(ears.vad, client_rate) if ears.vad is not None else DEFAULT_RATE
+        first = ears.stt if ears.streaming else ears.vad
+        rate = pool.sample_rate(first, client_rate) if first is not None else DEFAULT_RATE
         self.audio = InputAudio(client_rate, rate)
         self._vad = Ear(None, self.audio.feed(self._send_vad))
         self._stt = Ear(None, self.audio.feed(self._send_stt))
@@ -121,6 +127,7 @@ class Hearing:
         self._real_until = 0.0  # when the audio that has come would have ended, had it come in real time; monotonic
         self._segments: deque[Segment] = deque()  # oldest first; stt is given one after the other
         self._feeding: Segment | None = None  # the one whose audio stt is being given
+        self._silent_since: float | None = None  # without a vad: when stt found the end of what was said
 
     @property
     def nodes(self) -> dict[str, str]:
@@ -167,7 +174,7 @@ class Hearing:
     def _listen(self) -> None:
         ears = self._ears
         self._own = OwnStt(self.audio.sample_rate, ears.own_stt, self._on_own) if ears.own_stt is not None else None
-        self._vad.spec = None if ears.deaf else ears.vad
+        self._vad.spec = None if ears.deaf or ears.streaming else ears.vad
         self._stt.spec = None if ears.deaf or self._own is not None else ears.stt
         if self._own is not None:
             self._stt.feed.attach(self.audio.end_ms - KEPT_MS)
@@ -197,7 +204,7 @@ class Hearing:
         """Feed stt from shortly before `at_ms`."""
         self._segments.append(Segment(segment, max(0.0, at_ms - PREROLL_MS)))
         self._keep()
-        if self._feeding is None:
+        if self._feeding is None and not self._ears.streaming:
             self._feed(self._segments[-1])
 
     def end_segment(self, segment: int, at_ms: float) -> None:
@@ -213,6 +220,9 @@ class Hearing:
         for ear in (self._vad, self._stt):
             if ear.spec is not None and ear.stream is None and now >= ear.retry_at:
                 self._reopen(ear)
+        if self._silent_since is not None:
+            silent_ms = (now - self._silent_since) * 1000
+            self._listener.on_speech("silence", self.audio.end_ms - silent_ms, silent_ms)
 
     def leave(self, node: Node) -> None:
         """The node drains: move to another one. Call it between segments."""
@@ -272,7 +282,8 @@ class Hearing:
             ear.feed.attach(max(self._vad_taken_ms - REHEARD_MS, self._quiet_ms))
         else:
             ear.feed.attach(self.audio.end_ms - KEPT_MS)  # speech that has just begun may not be known yet
-            ear.feed.pause()
+            if not self._ears.streaming:
+                ear.feed.pause()
 
     def _reopen(self, ear: Ear) -> None:
         try:
@@ -288,7 +299,8 @@ class Hearing:
         if ear is self._stt:
             oldest = self._segments[0]
             ear.feed.attach(oldest.start_ms)
-            self._feed(oldest)
+            if not self._ears.streaming:
+                self._feed(oldest)
         elif self._segments[-1].end_ms is None:  # somebody is speaking: vad is to hear it from the beginning
             ear.feed.attach(self._segments[-1].start_ms)
 
@@ -327,10 +339,16 @@ class Hearing:
             self._listener.on_credit(int(self._vad_taken_ms))
             ear.feed.allow(until_ms)
             self._stt.feed.pump()
-        else:
-            ear.feed.allow(until_ms)
+            return
+        if self._ears.streaming:
+            self._vad_taken_ms = max(self._vad_taken_ms, ear.feed.to_session_ms(until_ms - NODE_AHEAD_MS))
+            self._listener.on_credit(int(self._vad_taken_ms))
+        ear.feed.allow(until_ms)
 
     def _on_transcript(self, message: TranscriptOut) -> None:
+        if self._ears.streaming:
+            self._on_streamed(message)
+            return
         # A node works on segments in order, and one that was opened again counts anew: a partial is of the oldest.
         segment = message.segment if message.final else self._segments[0].number if self._segments else 0
         self._transcribed(segment, message.text, message.final)
@@ -344,6 +362,22 @@ class Hearing:
             self._listener.on_transcript(segment, text, final)
         if final:
             self._vad.feed.pump()
+
+    def _on_streamed(self, message: TranscriptOut) -> None:
+        """An stt that finds speech itself: its words say that somebody speaks, its final that they have stopped."""
+        at_ms = self.audio.end_ms
+        if not self._segments:
+            if not message.text:
+                return
+            self._silent_since = None
+            self._listener.on_speech("start", at_ms, 0.0)
+        number = self._segments[-1].number
+        if not message.final:
+            self._listener.on_transcript(number, message.text, False)
+            return
+        self._listener.on_speech("end", at_ms, 0.0)
+        self._silent_since = self._clock()
+        self._transcribed(number, message.text, True)
 
     def _on_own(self, segment: int, text: str, final: bool, error: AntiphonError | None) -> None:
         """The task's own stt_node has said something, or failed."""
@@ -380,7 +414,8 @@ class Hearing:
         return (self._real_until - self._clock()) * 1000 >= FAST_MS
 
     def _stt_limit(self) -> int:
-        return self.audio.position(self._vad_taken_ms) if self._fast else self.audio.end
+        follows = self._fast and not self._ears.streaming
+        return self.audio.position(self._vad_taken_ms) if follows else self.audio.end
 
     def _vad_limit(self) -> int:
         if not self._fast:

@@ -281,14 +281,14 @@ class Session:
             self._do(self._turn.partial(segment, text))
 
     def on_segment_lost(self, segment: int, error: AntiphonError) -> None:
-        self.report(error)
+        self._conversation.report(error)
         self._do(self._turn.segment_failed(self.now(), segment))
 
     def on_credit(self, until_ms: int) -> None:
         self._send(Credit("", 0, 0, until_ms + INGEST_AHEAD_MS))
 
     def on_trouble(self, error: AntiphonError) -> None:
-        self.report(error)
+        self._conversation.report(error)
 
     # --- instructions -----------------------------------------------------------------------------------------------
 
@@ -456,7 +456,9 @@ class Session:
         task = self.agent.current_task
         engines = self.agent.engines(task)
         own = type(task).stt_node is not AgentTask.stt_node
-        return Ears(engines.vad, engines.stt, partial(recognise, self._pool, self.id, engines, task) if own else None)
+        node = partial(recognise, self._pool, self.id, engines, task) if own else None
+        streaming = engines.vad is None and engines.stt is not None and node is None
+        return Ears(engines.vad, engines.stt, node, streaming)
 
     def agent_is(self, state: AgentState, *, interruptible: bool) -> None:
         self._do(self._turn.agent_is(self.now(), state, interruptible=interruptible))

@@ -79,14 +79,23 @@ class VadEngine(Engine[Options]):
         """Probability of speech in each window, in order. At most one window of each stream is in a call."""
 
 
+@dataclass(frozen=True, slots=True)
+class Final:
+    """What an engine that finds speech itself has understood of an utterance that has ended."""
+
+    text: str
+    confidence: float = 1.0
+
+
 class SttStream(ABC):
     """One conversation in an stt engine. The node calls its methods one at a time, in order."""
 
     @abstractmethod
-    async def push(self, pcm: bytes) -> str | None:
+    async def push(self, pcm: bytes) -> str | Final | None:
         """Take audio (16-bit, mono, at the stream's rate).
 
-        Returns the transcript of this segment so far when it changed. May wait: that is the back-pressure.
+        Returns the transcript of this segment so far when it changed; an engine that finds speech itself returns a
+        `Final` when the segment has ended. May wait: that is the back-pressure.
         """
 
     @abstractmethod

@@ -7,7 +7,7 @@ from typing import Any
 from protocol.audio import AudioFormat
 from protocol.limits import NODE_AHEAD_MS
 from protocol.node import AudioIn, Flush, OpenStream, Taken, TranscriptOut
-from services.engine import SttEngine, SttStream
+from services.engine import Final, SttEngine, SttStream
 from services.runtime.stream import Serving, Stream, TaskWork, Work, sample_rate_of
 
 CREDIT_STEP_MS = 500  # how often credit is renewed, in audio time
@@ -52,9 +52,12 @@ class SttWork(TaskWork):
         await self._recogniser.close()
 
     async def _push(self, pcm: bytes) -> None:
-        partial = await self._recogniser.push(pcm)
-        if partial is not None:
-            self.stream.send(TranscriptOut(0, 0, 0, self._segment, partial, False))
+        heard = await self._recogniser.push(pcm)
+        if isinstance(heard, Final):
+            self.stream.send(TranscriptOut(0, 0, 0, self._segment, heard.text, True, heard.confidence))
+            self._segment += 1
+        elif heard is not None:
+            self.stream.send(TranscriptOut(0, 0, 0, self._segment, heard, False))
         self._taken_ms += self._audio.duration_ms(len(pcm))
         if self._taken_ms - self._credited_ms >= CREDIT_STEP_MS:
             self._credit()
