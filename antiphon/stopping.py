@@ -16,7 +16,7 @@ from antiphon.waiting import wait_until
 from protocol.endpoint import IPC
 from protocol.errors import Unavailable
 
-DRAIN_S = 35.0  # stopwaitsecs of the shipped supervisord.conf: 30 s to drain, and a margin
+DRAIN_S = 55.0  # stopwaitsecs of the orchestrator in the shipped supervisord.conf: to drain, to leave tasks, a margin
 LEAVE_S = 10.0  # for supervisord itself, when everything under it has ended
 KILL_S = 5.0  # for a process that was killed to be gone
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Stop the stack on this machine.")
 @option("--now", is_flag=True, help="Do not wait for conversations to end.")
-@option("--drain-s", metavar="SECONDS", type=click.FloatRange(0), default=35.0, help="Longest wait for conversations.")
+@option("--drain-s", metavar="SECONDS", type=click.FloatRange(0), default=55.0, help="Longest wait for conversations.")
 @run_dir_option
 def down(run_dir: RunDir, now: bool, drain_s: float) -> None:
     """Stop the orchestrators, which let their conversations end; then the nodes; then supervisord.
