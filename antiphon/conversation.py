@@ -100,9 +100,17 @@ class Conversation:
                 self._file_end_ms = 0.0
                 self._watcher.trouble(f"{event.reason}; the conversation goes on in a new session")
             elif turn is not None and isinstance(event, Metrics):
+                if not self.turns.agent_busy:  # or more of the answer may come: from a task that was handed over to
+                    self._tell(turn)
+            elif turn is self.turns.unasked and isinstance(event, Transcript) and event.final:
                 self._watcher.ended(turn)
             elif turn is not None and isinstance(event, Transcript):
                 self._watcher.heard(turn)
+
+    def _tell(self, turn: Turn) -> None:
+        if not turn.told:
+            turn.told = True
+            self._watcher.ended(turn)
 
     def _on_audio(self, audio: Audio) -> None:
         if self._reply_file is not None:
@@ -158,15 +166,21 @@ class Conversation:
             await self._send(self._silence, Fast())
 
     async def _until_answered(self) -> None:
-        """Send silence, as a microphone in a quiet room, until no turn is open any more.
+        """Send silence, as a microphone in a quiet room, until no turn is open any more, or the agent waits for one.
 
         Raises `ConnectionLost` when the orchestrator says nothing for `STUCK_S` while one is.
         """
         self._last_event = time.monotonic()
-        while self.turns.open or self._client.sent_ms < self._file_end_ms + SETTLE_MS:
+        while self._unanswered or self._client.sent_ms < self._file_end_ms + SETTLE_MS:
             await self._send(self._silence, self._clock)
             if time.monotonic() - self._last_event > STUCK_S:
                 raise ConnectionLost(f"the turn has not ended: the orchestrator has said nothing for {STUCK_S:g} s")
+        for turn in self.turns.all:
+            self._tell(turn)
+
+    @property
+    def _unanswered(self) -> bool:
+        return self.turns.open and not self.turns.waits(time.monotonic())
 
     @property
     def _silence(self) -> bytes:

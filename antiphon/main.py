@@ -13,6 +13,7 @@ from protocol.errors import AntiphonError
 SECTIONS: dict[str, dict[str, str]] = {
     "Writing an agent": {
         "run": "antiphon.commands.run:run",
+        "chat": "antiphon.commands.chat:chat",
     },
     "The stack on this machine": {
         "up": "antiphon.commands.up:up",

@@ -23,7 +23,7 @@ def describe(turn: Turn) -> list[str]:
         lines.append(f"  [green]agent[/]  {escape(turn.answered)}{cut}")
     elif turn.interrupted:
         lines.append("  [yellow]agent  (interrupted before a word was heard)[/]")
-    if turn.outcome in TROUBLE:
+    if turn.outcome in TROUBLE and not (turn.outcome == "no_reply" and turn.answered):
         lines.append(f"  [yellow]{TROUBLE[turn.outcome]}[/]")
     if turn.first_audio_ms is not None:
         stages = describe_stages(turn.stages)

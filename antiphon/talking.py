@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from antiphon.speaker import PlayQueue
 from antiphon.turns import Turn, Turns
 from protocol.client import Client, Reconnected
-from protocol.ingest import Audio, Clear, Error, Metrics
+from protocol.ingest import Audio, Clear, Error, Metrics, Transcript
 
 REPORT_EVERY_S = 0.1
 MAX_BACKLOG_FRAMES = 200  # 4 s of recorded audio; older is dropped when nobody takes it
@@ -84,4 +84,5 @@ class Talk:
             elif isinstance(event, Error):
                 self._trouble(event.message)
             elif turn is not None:
-                self._show(turn, isinstance(event, Metrics))
+                unasked = turn is self._turns.unasked and isinstance(event, Transcript) and event.final
+                self._show(turn, unasked or isinstance(event, Metrics))

@@ -1,14 +1,12 @@
 """A supervisord that ends with the process that started it, however that one ends, and takes its processes along.
 
 `antiphon up` leaves a daemon behind on purpose; what is started here must leave nothing. The kernel sends SIGTERM to
-this process when its parent is gone, which also covers SIGKILL. Run as a module, it is that supervisord.
+this process when its parent is gone. Run as a module, it is that supervisord.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -17,11 +15,11 @@ from collections.abc import Callable, Mapping
 from antiphon import conf
 from antiphon.rundir import RunDir
 from antiphon.supervisord import Supervisord
+from antiphon.tied import tie
 from antiphon.waiting import wait_until
 from protocol.errors import ConfigurationError, Unavailable
 
 LISTEN_TIMEOUT_S = 15.0
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 UMASK = 0o077  # as the shipped configuration has it, which supervisord obeys only as a daemon
 
 
@@ -64,9 +62,7 @@ def start(
 
 def main(parent: int, arguments: list[str]) -> None:
     """Be supervisord for as long as the parent lives."""
-    if ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM):
-        raise SystemExit("this system can't tie a process to its parent (prctl)")
-    if os.getppid() != parent:  # it was gone before the tie was made
+    if not tie(parent):
         return
     os.umask(UMASK)
     from supervisor import supervisord

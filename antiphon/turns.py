@@ -14,6 +14,7 @@ from protocol.ingest import Audio, Error, Metrics, StageTimes, State, Transcript
 
 # Of sent positions: 20 minutes in frames. They are forgotten when a turn that spoke later has ended.
 MAX_POSITIONS = 60_000
+REST_S = 1.0  # of an agent that listens, with a turn open: it waits for the user, as a task that asks something does
 ADDING_UP = ("endpointing_ms", "stt_ms", "llm_ms", "tts_ms")
 
 
@@ -31,10 +32,14 @@ class Turn:
     stages: StageTimes = field(default_factory=StageTimes)
     audio_ms: int = 0
     heard_ms: int = 0
+    complete: bool = False  # the user has said all of it
+    told: bool = False  # whoever watches knows of its answer already
 
     @property
     def ok(self) -> bool:
         """It was answered aloud."""
+        if not self.outcome:
+            return self.told and bool(self.answered)  # the agent has asked something, and waits
         return self.audio_ms > 0 and self.outcome in ("completed", "interrupted")
 
     def document(self) -> dict[str, Any]:
@@ -59,6 +64,7 @@ class Turns:
 
     def __init__(self) -> None:
         self.all: list[Turn] = []
+        self.unasked = Turn(0)  # no turn: what the agent says before the first, or last of that
         self.errors: list[Error] = []
         self.source = ""  # what is being sent now
         self.user_speaking = False
@@ -68,11 +74,24 @@ class Turns:
         self._first_audio: dict[int, float] = {}  # by generation
         self._positions: deque[tuple[float, float]] = deque(maxlen=MAX_POSITIONS)
         self._texts: deque[float] = deque()  # when texts were sent whose turns have not ended
+        self._unheard = 0  # texts that were sent and not heard yet
+        self._answers: dict[int, dict[int, str]] = {}  # by turn, by generation: a turn may have several
+        self._rests_since: float | None = None
 
     @property
     def open(self) -> bool:
         """Something is being said, thought about or answered."""
-        return self.user_speaking or self.agent_busy or bool(self._texts) or any(not turn.outcome for turn in self.all)
+        return self.user_speaking or self.agent_busy or bool(self._texts) or bool(self.open_turns)
+
+    def waits(self, now: float) -> bool:
+        """A turn is open, and the agent listens: it has asked something, and the turn ends when that is answered."""
+        heard = not self._unheard and all(turn.complete for turn in self.open_turns)
+        return heard and self._rests_since is not None and now - self._rests_since >= REST_S
+
+    @property
+    def open_turns(self) -> list[Turn]:
+        """Those that have not ended."""
+        return [turn for turn in self.all if not turn.outcome]
 
     def sent_audio(self, position_ms: float, now: float) -> None:
         """All audio before this position has been sent."""
@@ -81,6 +100,7 @@ class Turns:
     def sent_text(self, now: float) -> None:
         """A turn in writing has been sent."""
         self._texts.append(now)
+        self._unheard += 1
 
     def take(self, event: Event, now: float) -> Turn | None:
         """Take up an event; returns the turn that it was about, if it says something of one."""
@@ -95,6 +115,7 @@ class Turns:
             case State():
                 self.user_speaking = event.user == "speaking"
                 self.agent_busy = event.agent != "listening"
+                self._rests_since = None if self.user_speaking or self.agent_busy else now
             case Error():
                 self.errors.append(event)
             case Reconnected():
@@ -104,9 +125,15 @@ class Turns:
     def _transcript(self, event: Transcript) -> Turn:
         turn = self._turn(event.turn)
         if event.speaker == "user":
-            turn.heard = event.text
+            turn.heard, turn.complete = event.text, event.final
+            if event.final and self._unheard:
+                self._unheard -= 1
+        elif turn is self.unasked:
+            turn.answered, turn.interrupted, turn.source = event.text, event.interrupted, self.source
         else:
-            turn.answered = event.text
+            answers = self._answers.setdefault(event.turn, {})
+            answers[event.generation] = event.text
+            turn.answered = " ".join(answers.values())
             turn.interrupted = turn.interrupted or event.interrupted
             self._turn_of[event.generation] = event.turn
         return turn
@@ -130,6 +157,8 @@ class Turns:
         return self._positions[0][1] if self._positions else None
 
     def _turn(self, number: int) -> Turn:
+        if not number:
+            return self.unasked
         if number not in self._by_number:
             self._by_number[number] = turn = Turn(len(self.all) + 1, self.source)
             self.all.append(turn)
@@ -142,6 +171,9 @@ class Turns:
         self.user_speaking = self.agent_busy = False
         self._by_number.clear()
         self._turn_of.clear()
+        self._answers.clear()
+        self._unheard = 0
+        self._rests_since = None
         self._first_audio.clear()
         self._positions.clear()
         self._texts.clear()

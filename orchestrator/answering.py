@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING
 
+from orchestrator.around_turn import AroundTurn
 from orchestrator.chat import ChatContext, ChatMessage
 from orchestrator.frame import Frame
 from orchestrator.hook_runner import HookRunner
@@ -33,14 +34,15 @@ class Answering:
         self._waiting: deque[UserTurn] = deque()
         self._came = asyncio.Event()
         self._current: dict[UserTurn, Frame] = {}  # whose hooks run, or that wait for the user to be silent
-        self._begun: dict[int, tuple[asyncio.Task[bool], Frame]] = {}
-        self._ended: set[int] = set()  # whose on_end_of_turn was begun
+        self._around: dict[int, AroundTurn] = {}  # of turns that are not over, by their numbers
         self._owned = Owned()
+        self._ends = Owned()  # of turns: nobody cancels them
 
     @property
     def busy(self) -> bool:
         """Whether a turn waits, or its reply has not begun."""
-        return bool(self._waiting or self._current)
+        paused = self._conversation.stack.paused
+        return bool(self._waiting) or any(frame not in paused for frame in self._current.values())
 
     def waits_for(self, frame: Frame) -> bool:
         """Whether a turn waits that this task is going to be given."""
@@ -49,22 +51,21 @@ class Answering:
     def begin(self, turn: int) -> None:
         """The user's input has started."""
         conversation = self._conversation
-        top = conversation.stack.top
-        self._hooks.context._begin_turn(turn, conversation.channel.now())
-        if top is not None:
-            entering = self._hooks.around_turn(top, "on_enter", conversation.agent.hook_timeout)
-            self._begun[turn] = (self._owned.start(entering, f"on_enter of turn {turn}"), top)
+        context = self._hooks.context._begin_turn(turn, conversation.channel.now())
+        self._around[turn] = AroundTurn(
+            self._hooks, conversation.stack, context, conversation.agent.hook_timeout, self._owned, self._ends
+        )
 
     def commit(self, turn: UserTurn) -> None:
         """The turn is complete."""
-        turn.asked = self._begun[turn.number][1] if turn.number in self._begun else None
+        turn.asked = self._around[turn.number].frame
         self._waiting.append(turn)
         self._came.set()
         self._conversation.state_changed()
 
     def drop(self, number: int) -> None:
         """The turn has ended, and nothing was said in it."""
-        self._owned.start(self._leave_turn(number), f"the end of turn {number}")
+        self._leave(number)
 
     def interrupt(self) -> None:
         """Make no reply to what waits: somebody asked for silence."""
@@ -78,21 +79,37 @@ class Answering:
                 self._came.clear()
                 await self._came.wait()
             frame = await self._conversation.stack.settled()
+            if not self._waiting:
+                continue  # stopped meanwhile: no task is given a turn any more
             turn = self._waiting.popleft()
             self._current[turn] = frame
             frame.add_work(1)  # here and now: the next turn must not overtake this one
             self._owned.start(self._answer(turn, frame), f"turn {turn.number}")
 
     async def stop(self) -> None:
-        """Cancel what is under way, and wait for it. Turns that wait are not answered."""
+        """Cancel what is under way, and wait for it. Turns that wait are not answered; all that have begun are left."""
+        waiting = tuple(self._waiting)
+        self._waiting.clear()
         self._owned.cancel()
         await self._owned.finish()
+        for turn in (*self._current, *waiting):
+            self._conversation.channel.turn_ended(turn, "interrupted", None)
+        self._current.clear()
+        for number in tuple(self._around):
+            self._leave(number)
+        await self._ends.finish()
 
     async def _answer(self, turn: UserTurn, frame: Frame) -> None:
         outcome: Outcome = "interrupted"
         try:
-            chat = await self._take_in(turn, frame)
-            if chat is None:
+            hooks = self._owned.start(self._take_in(turn, frame), f"hooks of turn {turn.number}")
+            frame.activities.add(hooks)
+            await asyncio.wait({hooks})
+            frame.activities.discard(hooks)
+            chat = None if hooks.cancelled() else hooks.result()
+            if hooks.cancelled():
+                outcome = "interrupted"
+            elif chat is None:
                 outcome = "no_reply"
             elif await self._still_wanted(turn, frame):
                 del self._current[turn]
@@ -103,23 +120,26 @@ class Answering:
             self._conversation.report(error)
         self._current.pop(turn, None)
         self._conversation.state_changed()
-        await self.finish(turn, outcome, None)
+        self.finish(turn, outcome, None)
 
     async def _take_in(self, turn: UserTurn, frame: Frame) -> ChatContext | None:
         """Run the hooks and keep the message. The context of the reply; None: there is to be no reply."""
         timeout = self._conversation.agent.hook_timeout
-        message = ChatMessage("user", turn.text, created_at=turn.committed_at)
+        message = ChatMessage("user", turn.text, created_at=max(turn.committed_at, _last_output_at(frame)))
         try:
-            begun = self._begun.get(turn.number)
-            if begun is not None and not await asyncio.shield(begun[0]):
+            around = self._around[turn.number]
+            if not await asyncio.shield(around.entering):
                 raise TaskFailed(f"turn {turn.number} was not answered: an on_enter hook of the turn has failed")
             chat = frame.task._chat_ctx.copy()
             stale = self._is_stale(turn, frame)
-            wanted = await self._hooks.end_of_turn(frame, chat, message, timeout)
-            self._hooks.context.turn_text = message.text
+            wanted = await self._hooks.end_of_turn(frame, chat, message, timeout, around.context)
+            around.context._note_text(message.text)
             self._conversation.record(frame, message)
             if chat.get(message.id) is None:
                 chat.insert(message)
+        except asyncio.CancelledError:
+            self._conversation.record(frame, message)  # it was said, whatever becomes of it
+            raise
         finally:
             frame.add_work(-1)
         return chat if wanted and not stale else None
@@ -137,33 +157,37 @@ class Answering:
 
     # --- the end of a turn ------------------------------------------------------------------------------------------
 
-    async def finish(self, turn: UserTurn, outcome: Outcome, speech: SpeechHandle | None) -> None:
+    def finish(self, turn: UserTurn, outcome: Outcome, speech: SpeechHandle | None) -> None:
         """The reply has left, or there is none: send the figures, run the hooks around the turn."""
+        self._ends.start(self._finish(turn, outcome, speech), f"the end of turn {turn.number}")
+
+    async def _finish(self, turn: UserTurn, outcome: Outcome, speech: SpeechHandle | None) -> None:
+        if outcome == "completed":
+            await self._conversation.answered(turn.number, silent=speech is not None and not speech.text)
         self._conversation.channel.turn_ended(turn, outcome, speech)
-        if speech is not None:
+        around = self._around.get(turn.number)
+        if speech is not None and around is not None:
             text = speech.heard if speech.interrupted else speech.text
             ok = outcome == "completed"
-            self._hooks.context.last_response = LastResponse(ok, text, speech.interrupted, speech.error)
-        await self._leave_turn(turn.number)
+            around.context._note_response(LastResponse(ok, text, speech.interrupted, speech.error))
+        self._leave(turn.number)
 
-    async def made(self, turn: UserTurn, speech: SpeechHandle) -> None:
+    def made(self, turn: UserTurn, speech: SpeechHandle) -> None:
         """All of the reply is written, and it may still be spoken."""
-        self._hooks.context.last_response = LastResponse(True, speech.text)
-        await self._end_turn(turn.number)
+        around = self._around.get(turn.number)
+        if around is not None:
+            around.context._note_response(LastResponse(True, speech.text))
+            around.end()
 
-    async def _end_turn(self, number: int) -> None:
-        begun = self._begun.get(number)
-        if begun is None or number in self._ended:
-            return
-        self._ended.add(number)
-        await asyncio.wait({begun[0]})
-        await self._hooks.around_turn(begun[1], "on_end_of_turn", self._conversation.agent.hook_timeout)
+    def _leave(self, number: int) -> None:
+        around = self._around.pop(number, None)
+        if around is not None:
+            around.context._end_turn(self._conversation.channel.now())
+            around.leave()
 
-    async def _leave_turn(self, number: int) -> None:
-        await self._end_turn(number)
-        begun = self._begun.pop(number, None)
-        if begun is None:
-            return
-        self._ended.discard(number)
-        self._hooks.context._end_turn(self._conversation.channel.now())
-        await self._hooks.around_turn(begun[1], "on_exit", self._conversation.agent.hook_timeout)
+
+def _last_output_at(frame: Frame) -> float:
+    """When the newest result of a function was kept, for which the turn has waited: the LLM must not take the turn for
+    what was said before that. 0.0: there is none.
+    """
+    return max((item.created_at for item in frame.items if item.kind == "function_output"), default=0.0)

@@ -7,6 +7,7 @@ from typing import Protocol
 from orchestrator.engines import Engines
 from orchestrator.speech_handle import SpeechHandle
 from orchestrator.stages import Stages
+from orchestrator.task import AgentTask
 from orchestrator.user_turn import UserTurn
 from orchestrator.utterance import Utterance
 from protocol.errors import AntiphonError
@@ -35,8 +36,8 @@ class Channel(Protocol):
     def only_text(self, engines: Engines) -> Engines:
         """The engines that are used here: in a session without sound, only the llm."""
 
-    async def prepare(self, engines: Engines, needs: str) -> None:
-        """Check that nodes serve these engines and accept their options; `needs` names the task, for errors.
+    async def prepare(self, engines: Engines, task: AgentTask) -> None:
+        """Check that nodes serve these engines of this task and accept their options.
 
         Raises `ConfigurationError` and `Unavailable` kinds.
         """

@@ -10,8 +10,10 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Generator
+from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Generator
 from contextlib import nullcontext
+from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.answering import Answering
@@ -23,7 +25,8 @@ from orchestrator.frame import Frame
 from orchestrator.hook_runner import HookRunner
 from orchestrator.hooks import Context
 from orchestrator.inline import InlineTask
-from orchestrator.owned import Owned
+from orchestrator.node_output import stream
+from orchestrator.owned import Owned, cancel_once
 from orchestrator.reply_chain import ReplyChain
 from orchestrator.speaker import Place, Speaker
 from orchestrator.speech_handle import Kind, SpeechHandle
@@ -44,6 +47,7 @@ log = logging.getLogger(__name__)
 LEAVE_S = 30.0  # for the speech and functions of a task that is left; then they are cut off
 ENDING_S = 10.0  # for all on_exit hooks of a conversation that ends; what comes after has LAST_S
 LAST_S = 1.0
+REST_S = 0.05  # code that goes on with what an inline task gave has said something after that, or will not
 
 
 class Conversation:
@@ -63,6 +67,8 @@ class Conversation:
         self._owned = Owned()
         self._replies: dict[asyncio.Task[None], tuple[Frame, SpeechHandle]] = {}
         self._state_due = False
+        self._moved = asyncio.Event()  # something that `answered()` looks at may have changed
+        self._open: dict[int, tuple[UserTurn, SpeechHandle]] = {}  # turns that a reply is being made to
         self._thread = threading.get_ident()
         self._ending_until = 0.0
         self._ended = False
@@ -78,6 +84,7 @@ class Conversation:
     def begin_turn(self, turn: int) -> None:
         """The user's input has started."""
         self.turn = turn
+        self._moved.set()
         self.answering.begin(turn)
 
     async def _start(self) -> None:
@@ -91,13 +98,14 @@ class Conversation:
 
     async def end(self, reason: str, *, reachable: bool) -> None:
         """Leave every task and end all that goes on. `reachable`: the client still hears what `on_exit` says."""
-        self.context.session_active = reachable
+        self.context._shared.session_active = reachable
         self._ending_until = self.channel.now() + ENDING_S
         self.stack.ending = True
+        self._moved.set()
         self.hooks.hurry()
         for task, (_, handle) in tuple(self._replies.items()):
             handle._interrupted = True
-            task.cancel()
+            cancel_once(task)
         await self.answering.stop()
         await self.stack.end()
         if reachable:
@@ -134,8 +142,9 @@ class Conversation:
         if not self._can_speak(handle):
             return handle
         place = self.speaker.line.join(handle)
-        speech = self.speaker.say(place, frame, lambda _: _text(text), audio=audio, remember=add_to_chat_ctx)
-        task = self._run(frame, handle, self._say(speech))
+        written = stream(text, (str,), "the text of say()")
+        speaking = partial(self.speaker.say, place, frame, lambda _: written, audio=audio, remember=add_to_chat_ctx)
+        task = self._run(frame, handle, speaking, place)
 
         def stop() -> None:
             place.cut()
@@ -143,9 +152,6 @@ class Conversation:
 
         handle._stop = stop
         return handle
-
-    async def _say(self, speech: Coroutine[Any, Any, Any]) -> None:
-        await speech
 
     def generate_reply(
         self, *, user_input: str | None, instructions: str, allow_interruptions: bool | NotGiven
@@ -158,20 +164,23 @@ class Conversation:
             return handle
         if user_input is not None:
             self.record(frame, ChatMessage("user", user_input))
-        chain = ReplyChain(self, frame, handle, self.speaker.line.join(handle), instructions=instructions)
-        self._run(frame, handle, self._reply(chain))
+        place = self.speaker.line.join(handle)
+        chain = ReplyChain(self, frame, handle, place, instructions=instructions)
+        self._run(frame, handle, chain.run, place)
         return handle
 
     def reply(self, frame: Frame, turn: UserTurn, chat: ChatContext) -> None:
         """Answer a turn of the user."""
         handle = self.new_handle("reply", frame)
         handle.turn = turn.number
-        chain = ReplyChain(self, frame, handle, self.speaker.line.join(handle), chat=chat, turn=turn)
-        self._run(frame, handle, self._answer(chain, turn))
+        self._open[turn.number] = (turn, handle)
+        place = self.speaker.line.join(handle)
+        chain = ReplyChain(self, frame, handle, place, chat=chat, turn=turn)
+        self._run(frame, handle, partial(self._answer, chain, turn), place)
 
     def reply_made(self, turn: UserTurn, handle: SpeechHandle) -> None:
         """All of the reply to this turn is written."""
-        self._owned.start(self.answering.made(turn, handle), f"the end of turn {turn.number}")
+        self.answering.made(turn, handle)
 
     async def hand_over(
         self, task: AgentTask, *, asking: Frame | None, before: Callable[[], None] | None = None
@@ -190,17 +199,46 @@ class Conversation:
         doing = self._owned.start(self._update_task(task, code.frame if code is not None else None), "update_task")
         return Transition(doing)
 
-    async def _update_task(self, task: AgentTask, asking: Frame | None) -> AntiphonError | None:
+    async def _update_task(self, task: AgentTask, asking: Frame | None) -> AntiphonError | RuntimeError | None:
         try:
             await self.hand_over(task, asking=asking)
         except AntiphonError as error:
-            self.report(error)
+            if not (self.stack.goes_on or self.stack.ending):  # the earlier one has failed meanwhile
+                self.channel.end(error)
+            else:
+                self.report(error)
+            return error
+        except RuntimeError as error:  # the task runs already: a mistake of who wants it
+            self.report(TaskFailed(str(error)))
             return error
         return None
 
     async def run_inline(self, task: InlineTask[Any], code: UserCode) -> None:
         """Make this the current task until it is complete."""
-        await self.stack.run_inline(task, code)
+        if code.handle is not None and code.handle.turn in self._open:
+            # The turn that led to this has its answer when the task has asked the user something.
+            turn, handle = self._open.pop(code.handle.turn)
+            self.answering.finish(turn, "completed", handle)
+        try:
+            await self.stack.run_inline(task, code)
+        finally:
+            if code.handle is not None:
+                code.handle.turn = self.turn  # what it still says follows what was said meanwhile
+
+    async def answered(self, turn: int, *, silent: bool) -> None:
+        """Until nothing more is said or done in this turn: the agent rests, or the user has begun another one.
+
+        `silent`: the reply itself had no words, as one that completes an inline task: what awaited that may have some.
+        """
+        while self.turn == turn and not self.stack.ending:
+            self._moved.clear()
+            if self.at_rest and not silent:
+                return
+            try:
+                async with asyncio.timeout(REST_S if self.at_rest else None):
+                    await self._moved.wait()
+            except TimeoutError:
+                return
 
     def interrupt(self, *, force: bool, silence: bool) -> None:
         """Cut off what is said and waits to be. `silence`: and make no reply to what waits for one."""
@@ -212,8 +250,10 @@ class Conversation:
                 if frame is top and (force or handle.allow_interruptions):
                     handle.interrupt(force=True)
         for handle in self.speaker.line.handles:
-            if force or handle.allow_interruptions:
+            if silence and (force or handle.allow_interruptions):
                 handle.interrupt(force=True)
+            elif force or handle.allow_interruptions:
+                handle._cut()
 
     @property
     def current_speech(self) -> SpeechHandle | None:
@@ -225,8 +265,16 @@ class Conversation:
     def at_rest(self) -> bool:
         """Whether the current task is entered, nothing is said, and nothing is under way."""
         top = self.stack.top
-        busy = self._replies or self.answering.busy or self.speaker.line.current is not None or self._state_due
-        return top is not None and top.state == "active" and not top.busy and not busy
+        paused = self.stack.paused
+        replies = any(frame not in paused for frame, _ in self._replies.values())
+        busy = replies or self.working or self.speaker.line.current is not None or self._state_due
+        return top is not None and top.state == "active" and not busy
+
+    @property
+    def working(self) -> bool:
+        """Whether a function or hook is at work, or a turn waits for its reply; who awaits an inline task does not count."""
+        paused = self.stack.paused
+        return self.answering.busy or any(frame.busy for frame in self.stack.frames if frame not in paused)
 
     def check_thread(self) -> None:
         """Raise RuntimeError in another thread: a function that is not async runs in one."""
@@ -245,9 +293,19 @@ class Conversation:
         self.agent._listeners.emit(SpeechCreated(handle, frame.task))
         return handle
 
+    def renew_handle(self, frame: Frame) -> SpeechHandle:
+        """For what the reply that calls this has still to say, after its first speech is over."""
+        reply = asyncio.current_task()
+        assert reply in self._replies
+        handle = self.new_handle("reply", frame)
+        self._replies[reply] = (frame, handle)
+        return handle
+
     async def may_follow_up(self, frame: Frame) -> bool:
-        """Wait until the user is silent; False when a turn of theirs is going to be answered anyway."""
-        await self.user_silent.wait()
+        """Wait until the user is silent, and the task is current or left; False when a turn is answered anyway."""
+        while frame.going and not (self.user_silent.is_set() and self.stack.top is frame):
+            await self.user_silent.wait()
+            await self.stack.decided(frame)
         return frame.going and not self.answering.waits_for(frame)
 
     def engines_of(self, frame: Frame) -> Engines:
@@ -289,33 +347,35 @@ class Conversation:
         handle._finish()
         return False
 
-    def _run(self, frame: Frame, handle: SpeechHandle, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = self._owned.start(self._speech(handle, coroutine), f"{handle.kind} of {type(frame.task).__name__}")
+    def _run(
+        self, frame: Frame, handle: SpeechHandle, speak: Callable[[], Coroutine[Any, Any, object]], place: Place
+    ) -> asyncio.Task[None]:
+        task = self._owned.start(self._speech(speak), f"{handle.kind} of {type(frame.task).__name__}")
         frame.activities.add(task)
         self._replies[task] = (frame, handle)
-        task.add_done_callback(lambda _: self._speech_over(task, frame, handle))
+        task.add_done_callback(self._speech_over)
+        task.add_done_callback(lambda _: place.leave())  # of one that was cancelled before it could begin
         return task
 
-    def _speech_over(self, task: asyncio.Task[None], frame: Frame, handle: SpeechHandle) -> None:
+    def _speech_over(self, task: asyncio.Task[None]) -> None:
+        frame, handle = self._replies.pop(task)
         frame.activities.discard(task)
         if frame.state == "left":
             frame.task._detach(frame)
-        self._replies.pop(task, None)
         if task.cancelled():
             handle._interrupted = True
         handle._finish()
         self.state_changed()
 
-    async def _speech(self, handle: SpeechHandle, coroutine: Coroutine[Any, Any, None]) -> None:
+    async def _speech(self, speak: Callable[[], Coroutine[Any, Any, object]]) -> None:
         running_code.set(None)  # what a speech runs is no part of the code that asked for it
         try:
-            await coroutine
+            await speak()
         except Exception as error:  # noqa: BLE001  # told to the client, and logged
-            handle.error = _explain(error)
-            self.report(handle.error)
-
-    async def _reply(self, chain: ReplyChain) -> None:
-        await chain.run()
+            reply = asyncio.current_task()
+            assert reply is not None
+            self._replies[reply][1].error = told = _explain(error)
+            self.report(told)
 
     async def _answer(self, chain: ReplyChain, turn: UserTurn) -> None:
         try:
@@ -327,9 +387,8 @@ class Conversation:
             chain.outcome = "failed"
             raise
         finally:
-            self._owned.start(
-                self.answering.finish(turn, chain.outcome, chain.handle), f"the end of turn {turn.number}"
-            )
+            if self._open.pop(turn.number, None) is not None:
+                self.answering.finish(turn, chain.outcome, chain.handle)
 
     # --- what the agent is doing ------------------------------------------------------------------------------------
 
@@ -341,6 +400,7 @@ class Conversation:
 
     def _tell_state(self) -> None:
         self._state_due = False
+        self._moved.set()
         self.stack.changed()
         place = self.speaker.line.current
         self.channel.agent_is(self._state(place), interruptible=self._interruptible(place))
@@ -355,8 +415,9 @@ class Conversation:
     def _state(self, place: Place | None) -> AgentState:
         if place is not None and place.utterance is not None and place.utterance.first_audio_at:
             return "speaking"
-        working = any(frame.busy for frame in self.stack.frames)
-        return "thinking" if place is not None or working or self.answering.busy else "listening"
+        top = self.stack.top
+        between_steps = top is not None and top.owes_results
+        return "thinking" if place is not None or self.working or between_steps else "listening"
 
     # --- host of the task stack -------------------------------------------------------------------------------------
 
@@ -366,7 +427,7 @@ class Conversation:
     async def enter(self, frame: Frame) -> None:
         name = type(frame.task).__name__
         try:
-            await self.channel.prepare(self.engines_of(frame), name)
+            await self.channel.prepare(self.engines_of(frame), frame.task)
         except AntiphonError as error:
             raise TaskFailed(f"{name} could not be entered: {error}") from error
         frame.begun = True
@@ -392,18 +453,20 @@ class Conversation:
 
     def _cut(self, frame: Frame) -> None:
         for task in tuple(frame.activities):
-            self._replies[task][1]._interrupted = True
-            task.cancel()
+            if task in self._replies:
+                self._replies[task][1]._interrupted = True
+            cancel_once(task)
 
     async def exit(self, frame: Frame) -> None:
         timeout = self.agent.hook_timeout
         if self.stack.ending:
             timeout = min(timeout, max(LAST_S, self._ending_until - self.channel.now()))
-        await self.hooks.exit(frame, timeout, ending=self.stack.ending)
+        await self.hooks.exit(frame, timeout)
 
     def give_back(self, frame: Frame, to: Frame) -> None:
         to.items.extend(frame.items)
-        to.task._chat_ctx.merge(ChatContext(frame.items))
+        by_time = sorted(frame.items, key=attrgetter("created_at"))  # a speech is kept when it is over
+        to.task._chat_ctx.merge(ChatContext(by_time))
         if to.going and frame.entered:
             self._record_handoff(frame.task, to.task, time.time())
 
@@ -418,7 +481,7 @@ class Conversation:
 class Transition:
     """A change of tasks that is under way. Awaiting it raises `TaskFailed` if the task can't be entered."""
 
-    def __init__(self, doing: asyncio.Task[AntiphonError | None]) -> None:
+    def __init__(self, doing: asyncio.Task[AntiphonError | RuntimeError | None]) -> None:
         self._doing = doing
 
     def __await__(self) -> Generator[Any, None, None]:
@@ -432,14 +495,6 @@ class Transition:
             raise ConversationOver("the conversation has ended")
         if (error := self._doing.result()) is not None:
             raise error
-
-
-async def _text(text: str | AsyncIterable[str]) -> AsyncIterator[str]:
-    if isinstance(text, str):
-        yield text
-        return
-    async for part in text:
-        yield part
 
 
 def _explain(error: Exception) -> AntiphonError:

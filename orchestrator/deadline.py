@@ -8,15 +8,20 @@ from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from orchestrator.owned import cancel_once
+
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+GRACE_S = 0.2  # for code that has a time limit of its own of the same length: its own comes first
 STUBBORN_S = 1.0  # for code that was cancelled to end; then it is left behind
 
 
 class Deadline:
     """Runs one coroutine for at most `seconds` (None: as long as it likes) between the times in which it waits.
+
+    And `GRACE_S` more, in which it may find out by itself that it has waited too long.
 
     After it has stood still the full time runs anew: code that has just been given what it waited for must not be
     stopped before it can use it.
@@ -24,6 +29,7 @@ class Deadline:
 
     def __init__(self, seconds: float | None, what: str) -> None:
         self.expired = False
+        self.cancelled = False  # by `cancel()`
         self._seconds = seconds
         self._what = what
         self._held = 0
@@ -74,13 +80,14 @@ class Deadline:
     def cancel(self) -> None:
         """Cancel the code: nobody wants its result any more."""
         if self._task is not None:
-            self._task.cancel()
+            self.cancelled = True
+            cancel_once(self._task)
 
     def _arm(self) -> None:
         if self._seconds is None or self._timer is not None or (self._held and self._may_stand_still):
             return
         if self._task is not None and not self._task.done():
-            self._timer = asyncio.get_running_loop().call_later(self._seconds, self._expire)
+            self._timer = asyncio.get_running_loop().call_later(self._seconds + GRACE_S, self._expire)
 
     def _disarm(self) -> None:
         if self._timer is not None:
@@ -96,8 +103,10 @@ class Deadline:
             self._over.set_result(None)
 
     async def _stop(self, task: asyncio.Task[Any]) -> None:
-        task.cancel()
+        cancel_once(task)
         done, _ = await asyncio.wait({task}, timeout=STUBBORN_S)
+        while self._held and not done:  # an inline task that it has awaited takes leave, which has a limit of its own
+            done, _ = await asyncio.wait({task}, timeout=STUBBORN_S)
         if not done:
             log.error("%s goes on though it was cancelled, and is left behind", self._what)
         elif not task.cancelled() and (error := task.exception()) is not None:

@@ -47,9 +47,13 @@ class FunctionCalls:
         self._handle = handle
         self._timeout = timeout
         self._end_code = end_code
+        self.results: list[Result] = []
 
     async def run(self, calls: Sequence[FunctionCall], functions: FunctionContext) -> list[Result]:
-        """All at once; the results in the order of the calls. Raises nothing. Cancelling cancels the functions."""
+        """All at once; the results in the order of the calls. Raises nothing.
+
+        Cancelling cancels the functions; what they gave until then is in `results`.
+        """
         running = [asyncio.create_task(self._run(call, functions), name=call.name) for call in calls]
         try:
             await asyncio.wait(running)
@@ -58,9 +62,10 @@ class FunctionCalls:
                 task.cancel()
             await asyncio.wait(running)
             raise
-        results = [self._result(task, call) for task, call in zip(running, calls, strict=True)]
-        _keep_first_handoff(results)
-        return results
+        finally:
+            self.results = [self._result(task, call) for task, call in zip(running, calls, strict=True)]
+            _keep_first_handoff(self.results)
+        return self.results
 
     def _result(self, task: asyncio.Task[Result], call: FunctionCall) -> Result:
         if not task.cancelled():

@@ -12,9 +12,10 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Protocol
 
+from orchestrator.ears import Ears
 from orchestrator.input_audio import KEPT_MS, Feed, InputAudio
 from orchestrator.nodes import Node
-from orchestrator.own_stt import OwnStt, Recognise
+from orchestrator.own_stt import OwnStt
 from orchestrator.streams import NodeStream, Pool
 from orchestrator.utterance import Clock
 from protocol.engine import EngineSpec
@@ -63,31 +64,6 @@ class Segment:
     number: int
     start_ms: float
     end_ms: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Ears:
-    """What hears for a task: its engines, and its `stt_node` if that is its own. None: it does not hear."""
-
-    vad: EngineSpec | None
-    stt: EngineSpec | None
-    own_stt: Recognise | None = None
-    streaming: bool = False  # there is no vad: the stt engine itself finds speech
-
-    @property
-    def deaf(self) -> bool:
-        """Whether nobody listens to the caller."""
-        return not self.streaming and self._lacks_an_ear
-
-    @property
-    def _lacks_an_ear(self) -> bool:
-        return self.vad is None or (self.stt is None and self.own_stt is None)
-
-    def same(self, other: Ears) -> bool:
-        """Whether nothing changes from one to the other."""
-        mine, its = self.own_stt, other.own_stt
-        owner = mine.args[-1] is its.args[-1] if mine is not None and its is not None else mine is its
-        return owner and (self.vad, self.stt) == (other.vad, other.stt)
 
 
 class Ear:
@@ -154,10 +130,10 @@ class Hearing:
         if self._own is not None:
             self._own.close()
 
-    def change(self, ears: Ears) -> None:
-        """Hear with these from now on. Nothing happens while a segment is being recognised: ask again."""
+    def change(self, ears: Ears) -> bool:
+        """Hear with these from now on. False while a segment is being recognised: ask again."""
         if ears.same(self._ears) or self._segments:
-            return
+            return ears.same(self._ears)
         old, self._ears = self._ears, ears
         if self._own is not None:
             self._own.close()
@@ -170,6 +146,7 @@ class Hearing:
                     self._reopen(ear)
         if old.deaf and not ears.deaf:
             self._vad_taken_ms = self.audio.end_ms
+        return True
 
     def _listen(self) -> None:
         ears = self._ears
@@ -356,8 +333,7 @@ class Hearing:
     def _transcribed(self, segment: int, text: str, final: bool) -> None:
         if final:
             self._stt.lost = 0
-            self._segments = deque(one for one in self._segments if one.number > segment)
-            self._keep()
+            self._forget(segment)
         if segment:
             self._listener.on_transcript(segment, text, final)
         if final:
@@ -384,10 +360,18 @@ class Hearing:
         if error is None:
             self._transcribed(segment, text, final)
             return
-        self._segments = deque(one for one in self._segments if one.number != segment)
-        self._keep()
+        self._forget(segment)
         self._listener.on_segment_lost(segment, error)
         self._vad.feed.pump()
+
+    def _forget(self, segment: int) -> None:
+        """Its final is there, or will not come. An engine works on segments in order; of own nodes several may run."""
+        own = self._own is not None
+        self._segments = deque(one for one in self._segments if one.number > segment or (own and one.number < segment))
+        self._keep()
+        if own and self._feeding is not None and self._feeding.number == segment:  # it did not need to hear the rest
+            self._stt.feed.pause()
+            self._on_fed()
 
     def _give_up(self, error: AntiphonError) -> None:
         """No node could recognise what was said."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
@@ -29,6 +30,7 @@ class HookRunner:
         self._hooks = hooks
         self._end_code = end_code
         self._running: set[UserCode] = set()
+        self._hurrying = False
 
     async def enter(self, frame: Frame, timeout: float) -> None:
         """Function hooks, then `on_enter` of the task. Raises `TaskFailed` at the first that fails."""
@@ -42,36 +44,39 @@ class HookRunner:
             log.error("%s; the task is not entered", error, exc_info=error.__cause__)
             raise TaskFailed(f"{name} could not be entered: {error}") from error.__cause__
 
-    async def end_of_turn(self, frame: Frame, chat: ChatContext, message: ChatMessage, timeout: float) -> bool:
+    async def end_of_turn(
+        self, frame: Frame, chat: ChatContext, message: ChatMessage, timeout: float, context: Context
+    ) -> bool:
         """Function hooks, then `on_end_of_turn` of the task. False: one wants no reply. What fails is logged."""
         task = frame.task
         name = type(task).__name__
         replies = True
         for hook in self._hooks.of("task", "on_end_of_turn"):
-            replies &= await self._judge(frame, _named(hook, name), timeout, hook, self.context)
+            replies &= await self._judge(frame, _named(hook, name), timeout, hook, context)
         own = f"on_end_of_turn of {name}"
         return await self._judge(frame, own, timeout, task.on_end_of_turn, chat, message) and replies
 
-    async def exit(self, frame: Frame, timeout: float, *, ending: bool) -> None:
+    async def exit(self, frame: Frame, timeout: float) -> None:
         """`on_exit` of the task, then function hooks. What fails is logged."""
         task = frame.task
         name = type(task).__name__
-        await self._logged(frame, "on_exit", f"on_exit of {name}", timeout, task.on_exit, ending=ending)
+        await self._logged(frame, "on_exit", f"on_exit of {name}", timeout, task.on_exit)
         for hook in self._hooks.of("task", "on_exit"):
-            await self._logged(frame, "on_exit", _named(hook, name), timeout, hook, self.context, ending=ending)
+            await self._logged(frame, "on_exit", _named(hook, name), timeout, hook, self.context)
 
-    async def around_turn(self, frame: Frame, event: HookName, timeout: float) -> bool:
+    async def around_turn(self, frame: Frame, event: HookName, timeout: float, context: Context) -> bool:
         """The hooks of `scope="turn"`. False: one failed, which is logged."""
         well = True
         for hook in self._hooks.of("turn", event):
             what = f"{event} hook {_name(hook)}, around a turn"
-            well &= await self._logged(frame, event, what, timeout, hook, self.context)
+            well &= await self._logged(frame, event, what, timeout, hook, context)
             if not well and event == "on_enter":
                 break
         return well
 
     def hurry(self) -> None:
         """The conversation ends: no time limit stands still any more."""
+        self._hurrying = True
         for code in self._running:
             code.deadline.stand_still_no_more()
 
@@ -90,10 +95,10 @@ class HookRunner:
         return True
 
     async def _logged(
-        self, frame: Frame, kind: CodeKind, what: str, timeout: float, hook: Any, *arguments: Any, ending: bool = False
+        self, frame: Frame, kind: CodeKind, what: str, timeout: float, hook: Any, *arguments: Any
     ) -> bool:
         try:
-            await self._run(frame, kind, what, timeout, hook, *arguments, ending=ending)
+            await self._run(frame, kind, what, timeout, hook, *arguments)
         except HookFailed as error:
             log.error("%s", error, exc_info=error.__cause__)
             return False
@@ -107,14 +112,17 @@ class HookRunner:
         timeout: float,
         hook: Callable[..., Awaitable[None]],
         *arguments: Any,
-        ending: bool = False,
     ) -> None:
         deadline = Deadline(timeout, what)
-        if ending:
+        if self._hurrying:
             deadline.stand_still_no_more()
         code = UserCode(kind, what, frame, deadline)
         try:
             await self._bounded(code, _call(hook, *arguments))
+        except asyncio.CancelledError:
+            if kind == "on_enter" or not deadline.cancelled:
+                raise
+            raise HookFailed(f"{what} was cancelled: the inline task that it awaited was left") from None
         except TimeoutError as error:
             if not deadline.expired:  # its own
                 raise HookFailed(f"{what} raised TimeoutError") from error

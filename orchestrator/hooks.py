@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import logging
+import weakref
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -31,14 +33,32 @@ class LastResponse:
     error: BaseException | None = None
 
 
+@dataclass(slots=True)
+class TurnFigures:
+    """One turn of the caller. `began` and `ended` in monotonic seconds; 0.0: not yet."""
+
+    number: int = 0
+    began: float = 0.0
+    ended: float = 0.0
+    text: str = ""
+    response: LastResponse = field(default_factory=LastResponse)
+
+
+@dataclass(slots=True)
+class _Shared:
+    """What the contexts of a conversation have in common besides their dicts."""
+
+    config: Any = None
+    session_active: bool = True
+    last_response: LastResponse = field(default_factory=LastResponse)
+
+
 class Context:
-    """What a hook function knows of its conversation. One for each conversation; all its hooks share it.
+    """What a hook function knows of its conversation, and of a turn of it: its own, else the newest.
 
     - `conversation_id`, `user_id`: of the session.
-    - `store`: a dict that is kept as long as the conversation.
+    - `store`: a dict that is kept as long as the conversation, and shared by all its hooks.
     - `temp`: a dict for what is not: `clear_temp_data()` empties it.
-    - `last_response`: the newest reply; `turn_duration`: seconds since the caller's turn began (0.0 before the first).
-    - `config`: what the config loader gave last.
     """
 
     def __init__(self, agent: VoiceAgent, hooks: Hooks, conversation_id: str, user_id: str) -> None:
@@ -47,32 +67,50 @@ class Context:
         self.user_id = user_id
         self.store: dict[str, Any] = {}
         self.temp: dict[str, Any] = {}
-        self.config: Any = None
-        self.session_active = True  # whether the caller can still hear something
-        self.last_response = LastResponse()
-        self.turn = 0
-        self.turn_text = ""
         self._hooks = hooks
-        self._turn_began = 0.0
-        self._turn_ended = 0.0
+        self._shared = _Shared()
+        self._figures = TurnFigures()
+
+    @property
+    def config(self) -> Any:
+        """What the config loader gave last; None before that."""
+        return self._shared.config
+
+    @config.setter
+    def config(self, config: Any) -> None:
+        self._shared.config = config
+
+    @property
+    def session_active(self) -> bool:
+        """Whether the caller can still hear something."""
+        return self._shared.session_active
+
+    @property
+    def last_response(self) -> LastResponse:
+        """The newest reply to a turn of the caller."""
+        return self._shared.last_response
+
+    @property
+    def turn(self) -> int:
+        """The number of the turn; 0 before the first."""
+        return self._figures.number
 
     @property
     def turn_duration(self) -> float:
-        """Seconds from the beginning of the caller's turn until its reply had left, or until now."""
-        if not self._turn_began:
-            return 0.0
-        return (self._turn_ended or self.agent._now()) - self._turn_began
+        """Seconds from the beginning of the turn until its reply had left, or until now; 0.0 before the first."""
+        figures = self._figures
+        return (figures.ended or self.agent._now()) - figures.began if figures.began else 0.0
 
     @property
     def turn_data(self) -> dict[str, Any]:
-        """The current turn in plain figures, for analytics."""
-        response = self.last_response
+        """The turn in plain figures, for analytics. As long as it has no reply, `response_text` is empty."""
+        response = self._figures.response
         return {
             "conversation_id": self.conversation_id,
             "user_id": self.user_id,
             "turn": self.turn,
             "duration_s": round(self.turn_duration, 3),
-            "user_text": self.turn_text,
+            "user_text": self._figures.text,
             "response_text": response.text,
             "ok": response.ok,
             "interrupted": response.interrupted,
@@ -111,18 +149,26 @@ class Context:
         self.config = self._hooks.cached_config()
         return self.config
 
-    def _begin_turn(self, turn: int, now: float) -> None:
-        self.turn, self.turn_text = turn, ""
-        self._turn_began, self._turn_ended = now, 0.0
+    def _begin_turn(self, number: int, now: float) -> Context:
+        """The context of that turn's hooks: another one may begin before they have run."""
+        self._figures = TurnFigures(number, now)
+        return copy.copy(self)
+
+    def _note_text(self, text: str) -> None:
+        self._figures.text = text
+
+    def _note_response(self, response: LastResponse) -> None:
+        self._figures.response = self._shared.last_response = response
 
     def _end_turn(self, now: float) -> None:
-        self._turn_ended = now
+        self._figures.ended = self._figures.ended or now
 
 
 Hook = Callable[[Context], Awaitable[None]]
 
-# What each loader gave when it last succeeded: shared by the conversations of a process, as the loader is.
-_loaded: dict[Loader, Any] = {}
+# What each loader gave when it last succeeded: shared by the conversations of a process, and kept as long as the loader
+# (for a method, its object) is: one that is made anew for each conversation must not fill the memory.
+_loaded: dict[tuple[int, Any], Any] = {}
 
 
 class Hooks:
@@ -177,16 +223,28 @@ class Hooks:
         """Run the loader and remember what it gave."""
         if self._loader is None:
             raise RuntimeError("load_config() needs agent.hooks.set_config_loader(…)")
-        ctx.config = _loaded[self._loader] = await self._loader(ctx)
+        ctx.config = await self._loader(ctx)
+        _remember(self._loader, ctx.config)
         return ctx.config
 
     def cached_config(self) -> Any:
         """What the loader gave when it last succeeded; LookupError when it never has."""
         if self._loader is None:
             raise RuntimeError("fallback_to_cached_config() needs agent.hooks.set_config_loader(…)")
-        if self._loader not in _loaded:
+        if _key(self._loader) not in _loaded:
             raise LookupError("there is no cached config: the config loader has not succeeded yet in this process")
-        return _loaded[self._loader]
+        return _loaded[_key(self._loader)]
+
+
+def _key(loader: Any) -> tuple[int, Any]:
+    return id(getattr(loader, "__self__", loader)), getattr(loader, "__func__", None)
+
+
+def _remember(loader: Any, config: Any) -> None:
+    key = _key(loader)
+    if key not in _loaded:
+        weakref.finalize(getattr(loader, "__self__", loader), _loaded.pop, key, None)
+    _loaded[key] = config
 
 
 def _is_async(function: Any) -> bool:

@@ -27,12 +27,14 @@ class InlineTask(AgentTask, Generic[T]):
         self._awaited = False
         self._result: T | None = None
         self._error: BaseException | None = None
+        self._completed_by_run = False
         self._thread = threading.get_ident()
 
     async def run(self) -> None:
         """Runs beside the conversation, from when `on_enter` has ended until the task is over. May call `complete()`.
 
-        Returning does not end the task; raising does, with that exception.
+        Returning does not end the task; raising does, with that exception. It is cancelled when the task is over, and
+        may go on for half a minute if it has called `complete()` itself.
         """
 
     def complete(self, result: T | AIError) -> None:
@@ -53,7 +55,8 @@ class InlineTask(AgentTask, Generic[T]):
             self._error = result
         else:
             self._result = result
-        self._over.set()
+        self._completed_by_run = code is not None and code.kind == "run" and code.frame is self._frame
+        self._end()
 
     def __await__(self) -> Generator[Any, None, T]:
         return self._await().__await__()
@@ -77,11 +80,18 @@ class InlineTask(AgentTask, Generic[T]):
         await agent._running().run_inline(self, code)
         return self._outcome()
 
-    def _fail(self, error: BaseException) -> None:
-        """`run()` has raised."""
-        if not self._over.is_set():
-            self._error = error
-            self._over.set()
+    def _fail(self, error: BaseException) -> bool:
+        """`run()` has raised. False: the task was over."""
+        if self._over.is_set():
+            return False
+        self._error = error
+        self._end()
+        return True
+
+    def _end(self) -> None:
+        self._over.set()
+        if self._frame is not None and self._frame.going:
+            self._frame.state = "leaving"  # here and now: what the caller says from now on is for the earlier task
 
     def _outcome(self) -> T:
         if self._error is not None:

@@ -15,7 +15,9 @@ from orchestrator.task import AgentTask
 
 
 class LlmStep:
-    """Iterate `text()` once. `calls` are complete when `ended` is set, and valid if `error` is None."""
+    """Iterate `text()` once, `close()` it in the end. `calls` are complete when `ended` is set, and valid if `error` is
+    None. `raised`: whoever reads the text was told of the error.
+    """
 
     def __init__(
         self, task: AgentTask, chat: Callable[[], ChatContext], functions: FunctionContext, now: Callable[[], float]
@@ -23,24 +25,31 @@ class LlmStep:
         self.calls: list[FunctionCall] = []
         self.ended = asyncio.Event()
         self.error: BaseException | None = None
+        self.raised = False
         self.first_token_at = 0.0
         self._parts: asyncio.Queue[str | None] = asyncio.Queue()
         self._now = now
         self._reading: asyncio.Task[None] | None = None
         self._task, self._chat, self._functions = task, chat, functions
 
-    async def text(self) -> AsyncIterator[str]:
-        """Ask, and give the text as it comes. Raises what the node raises. Closing it ends the request."""
+    def text(self) -> AsyncIterator[str]:
+        """Ask, and give the text as it comes. Raises what the node raises. The request goes on when nobody reads it."""
         self._reading = asyncio.create_task(self._read(), name="llm_node")
-        try:
-            while (part := await self._parts.get()) is not None:
-                yield part
-            if self.error is not None:
-                raise self.error
-        finally:
+        return self._text()
+
+    async def close(self) -> None:
+        """End the request, if it has not ended by itself."""
+        if self._reading is not None:
             if not self.ended.is_set():
                 self._reading.cancel()
             await asyncio.wait({self._reading})
+
+    async def _text(self) -> AsyncIterator[str]:
+        while (part := await self._parts.get()) is not None:
+            yield part
+        if self.error is not None:
+            self.raised = True
+            raise self.error
 
     async def _read(self) -> None:
         try:

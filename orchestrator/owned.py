@@ -6,10 +6,13 @@ import asyncio
 import logging
 from collections.abc import Coroutine
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_cancelled: WeakSet[asyncio.Task[Any]] = WeakSet()  # `Task.cancelling()` counts what `asyncio.timeout` does as well
 
 
 class Owned:
@@ -43,6 +46,15 @@ class Owned:
         """Wait until none runs any more. The task that calls this is not waited for."""
         while running := self._tasks - {asyncio.current_task()}:
             await asyncio.wait(running)
+
+
+def cancel_once(task: asyncio.Task[Any]) -> bool:
+    """Cancel it. False: that was done here before, and a second time would end what it does because of the first."""
+    if task in _cancelled:
+        return False
+    _cancelled.add(task)
+    task.cancel()
+    return True
 
 
 async def outlast(task: asyncio.Task[None]) -> None:

@@ -10,23 +10,22 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from functools import partial
-
-import msgspec
 
 from orchestrator.agent import VoiceAgent
 from orchestrator.conversation import Conversation
+from orchestrator.ears import Ears, ears_of
+from orchestrator.engine_check import EngineCheck
 from orchestrator.engines import Engines
 from orchestrator.events import AgentStateChanged, TurnMetrics, UserInputTranscribed, UserStateChanged
-from orchestrator.hearing import Ears, Hearing
+from orchestrator.hearing import Hearing
+from orchestrator.intake import Intake
 from orchestrator.nodes import Node
-from orchestrator.own_stt import recognise
 from orchestrator.owned import Owned
 from orchestrator.speech_handle import SpeechHandle
 from orchestrator.stages import Stages
-from orchestrator.streams import Pool, StreamQueue
+from orchestrator.streams import Pool
 from orchestrator.task import AgentTask
-from orchestrator.timeline import Arrivals, TurnTimes
+from orchestrator.timeline import TurnTimes
 from orchestrator.turn import (
     BeginTurn,
     ChangeState,
@@ -40,10 +39,10 @@ from orchestrator.turn import (
     StartSegment,
     TurnMachine,
 )
+from orchestrator.turn_detector import is_complete
 from orchestrator.user_turn import UserTurn
 from orchestrator.utterance import Clock, Utterance
-from protocol.engine import EngineSpec
-from protocol.errors import AntiphonError, ConfigurationError, TooLarge
+from protocol.errors import AntiphonError
 from protocol.ingest import (
     AgentState,
     Audio,
@@ -68,12 +67,9 @@ from protocol.ingest import (
     Transcript,
     UserState,
 )
-from protocol.limits import FRAME_MS, INGEST_AHEAD_MS, PROTOCOL_VERSION
+from protocol.limits import INGEST_AHEAD_MS, PROTOCOL_VERSION
 
 log = logging.getLogger(__name__)
-
-STALLED_S = 0.3  # a line that is quiet for so long while somebody speaks is taken to be silent
-OVERRUN_MS = INGEST_AHEAD_MS + 30_000  # of audio beyond what vad has taken: what a client without credit may cost
 
 
 class Session:
@@ -110,20 +106,18 @@ class Session:
         self._generation = 0
         self._turn = TurnMachine(agent.turn_options)
         self._conversation = Conversation(agent, self)
-        self._accepted: set[bytes] = set()  # engines whose options a node has accepted
+        self._engine_check = EngineCheck(pool, self.id)
+        self._ears_due = False  # the current task may have other ears than those that hear
         self._hearing: Hearing | None = None
-        self._arrivals = Arrivals()
-        self._last_audio = clock()
-        self._inserted_ms = 0.0  # silence that was put in for a line that stalled
-        self._inserted_before_segment_ms = 0.0
+        self._intake: Intake | None = None
         self._utterance: Utterance | None = None
+        self._spoken: list[Utterance] = []  # in turns that have not ended
         self._due: deque[Instruction] = deque()
         self._doing = False
         self._timer: asyncio.TimerHandle | None = None
         self._judging = Owned()
         self._closing: asyncio.Task[None] | None = None
         self._leaving: set[Node] = set()
-        self._muted = False
         self._shown: tuple[AgentState, UserState] = ("listening", "silent")
 
     # --- its life ---------------------------------------------------------------------------------------------------
@@ -134,7 +128,7 @@ class Session:
         The first task is entered when this has returned.
         """
         first = self.agent.current_task
-        await self.prepare(self.agent.engines(first), type(first).__name__)
+        await self.prepare(self.agent.engines(first), first)
         if not self.text_only:
             self._hearing = Hearing(
                 pool=self._pool,
@@ -144,6 +138,7 @@ class Session:
                 listener=self,
                 clock=self.now,
             )
+            self._intake = Intake(self._hearing, self.opening.input, self.now)
             self._hearing.start()
         self.opened = True
         self._send(Opened("", 0, 0, PROTOCOL_VERSION, self._epoch, self._name, INGEST_AHEAD_MS))
@@ -162,7 +157,7 @@ class Session:
         try:
             if self._hearing is not None:
                 self._hearing.close()
-                self._hearing = None
+                self._hearing = self._intake = None
             self._judging.cancel()
             await self._judging.finish()
             await self._conversation.end(reason, reachable=reachable)
@@ -187,15 +182,10 @@ class Session:
             for node in self._leaving:
                 hearing.leave(node)
             self._leaving.clear()
-            hearing.change(self._ears())
-        if self._turn.user != "silent" and now - self._last_audio > STALLED_S:
-            # A client that stops sending has stopped speaking; vad and the turn are told by the silence itself.
-            missing_ms = (now - self._last_audio - STALLED_S) * 1000
-            silence = bytes(self.opening.input.frame_bytes(FRAME_MS))
-            for _ in range(int(missing_ms / FRAME_MS)):
-                self._inserted_ms += FRAME_MS
-                hearing.push(silence)
-            self._last_audio += int(missing_ms / FRAME_MS) * FRAME_MS / 1000
+            if self._ears_due:
+                self._change_ears()
+        elif self._intake is not None:
+            self._intake.fill(now)
 
     def node_drains(self, node: Node) -> None:
         """This node takes leave: its streams move as soon as no speech is being recognised."""
@@ -230,7 +220,9 @@ class Session:
         self.gaps += message.sequence - self._expected
         self._expected = message.sequence + 1
         if isinstance(message, Audio):
-            self._on_audio(message.pcm)
+            self.opening.input.check_frame(message.pcm, "audio")
+            if self._intake is not None:
+                self._intake.push(message.pcm)
         elif isinstance(message, Played):
             if self._utterance is not None and message.generation == self._utterance.generation:
                 self._utterance.report_played(message.played_ms)
@@ -244,24 +236,6 @@ class Session:
             self._do(self._turn.interrupt(self.now()))
         elif isinstance(message, Close):
             self.close(message.reason or "the client closed the session")
-
-    def _on_audio(self, pcm: bytes) -> None:
-        self.opening.input.check_frame(pcm, "audio")
-        hearing = self._hearing
-        if hearing is None:
-            return
-        if hearing.backlog_ms > OVERRUN_MS:
-            if not self._muted:
-                self._muted = True
-                raise TooLarge(
-                    f"audio runs {hearing.backlog_ms / 1000:.0f} s ahead of what could be taken in; frames are dropped "
-                    f"until it has caught up. Wait for `credit` before sending more"
-                )
-            return
-        self._muted = False
-        self._last_audio = now = self.now()
-        hearing.push(pcm)
-        self._arrivals.note(hearing.audio.end_ms, now)
 
     # --- from the hearing -------------------------------------------------------------------------------------------
 
@@ -317,8 +291,8 @@ class Session:
     def _carry_out(self, instruction: Instruction) -> None:
         match instruction:
             case StartSegment(segment, at_ms):
-                self._inserted_before_segment_ms = self._inserted_ms
-                if self._hearing is not None:
+                if self._hearing is not None and self._intake is not None:
+                    self._intake.start_segment()
                     self._hearing.start_segment(segment, at_ms)
             case EndSegment(segment, at_ms):
                 if self._hearing is not None:
@@ -351,24 +325,17 @@ class Session:
     def _commit(self, commit: CommitTurn) -> None:
         now = self.now()
         times = TurnTimes(commit_at=now, endpoint_at=commit.endpoint_at)
-        if commit.speech_end_ms >= 0:
-            times.speech_end_at = self._arrivals.at(commit.speech_end_ms, now)
+        if commit.speech_end_ms >= 0 and self._intake is not None:
+            times.speech_end_at = self._intake.arrived_at(commit.speech_end_ms, now)
         turn = UserTurn(commit.turn, commit.text, times, self._client_ms(commit.speech_end_ms))
         self._conversation.answering.commit(turn)
 
     async def _judge(self, text: str) -> None:
-        """Ask the turn detector. One that fails, or is too slow, holds nobody up."""
+        """Ask the turn detector."""
         task = self.agent.current_task
         detector = self.agent.detector(task)
-        complete = True
-        if detector is not None:
-            chat = task._chat_ctx.copy()
-            chat.add_message("user", text)
-            try:
-                async with asyncio.timeout(self.agent.turn_options.max_endpointing_delay):
-                    complete = await detector.predict_end_of_turn(chat) >= detector.threshold
-            except Exception:
-                log.exception("session %s: the turn detector failed; the turn is taken to be complete", self.id)
+        timeout_s = self.agent.turn_options.max_endpointing_delay
+        complete = detector is None or await is_complete(detector, task._chat_ctx, text, timeout_s)
         self._do(self._turn.judged(self.now(), text, complete=complete))
 
     def _set_timer(self, at: float | None) -> None:
@@ -396,6 +363,8 @@ class Session:
             on_speaking=self._conversation.state_changed,
             clock=self.now,
         )
+        if turn:
+            self._spoken.append(self._utterance)
         return self._utterance
 
     def end_utterance(self, utterance: Utterance, *, heard: str, interrupted: bool) -> None:
@@ -422,49 +391,29 @@ class Session:
         """The engines that are used here: in a session without sound, only the llm."""
         return Engines(None, None, engines.llm, None) if self.text_only else engines
 
-    async def prepare(self, engines: Engines, needs: str) -> None:
-        engines = self.only_text(engines)
-        self._check_segmentation(engines, needs)
-        unknown = [spec for spec in engines.used if msgspec.json.encode(spec) not in self._accepted]
-        failures = await asyncio.gather(*(self._probe(spec) for spec in unknown), return_exceptions=True)
-        for failure in failures:
-            if failure is not None:
-                raise failure
-        self._accepted.update(msgspec.json.encode(spec) for spec in unknown)
-
-    async def _probe(self, spec: EngineSpec) -> None:
-        """Ask a node whether it accepts the engine's options: wrong ones must be told now, not a turn later."""
-        with StreamQueue() as queue:
-            await queue.opened(lambda queue: self._pool.open(spec, queue, session=self.id, generation=0, probe=True))
-
-    def _check_segmentation(self, engines: Engines, needs: str) -> None:
-        """Speech is cut into segments by a vad; an engine that does not stream can't do without."""
-        stt = engines.stt
-        if stt is not None and engines.vad is None and not self._pool.finds_speech(stt):
-            raise ConfigurationError(
-                f"{needs} has {stt} but no VAD, and this STT does not stream: it can't tell where speech begins and "
-                "ends. Give the task a VAD, as in vad=silero.VAD(), or an STT that streams"
-            )
+    async def prepare(self, engines: Engines, task: AgentTask) -> None:
+        await self._engine_check.check(self.only_text(engines), task)
 
     def listen(self) -> None:
         self._turn.detects = self.agent.detector(self.agent.current_task) is not None
+        self._ears_due = True
+        self._change_ears()
+
+    def _change_ears(self) -> None:
+        """Hear for the current task; later, if just now somebody speaks."""
         if self._hearing is not None and self._turn.user == "silent":
-            self._hearing.change(self._ears())
+            self._ears_due = not self._hearing.change(self._ears())
 
     def _ears(self) -> Ears:
-        """What hears for the current task."""
         task = self.agent.current_task
-        engines = self.agent.engines(task)
-        own = type(task).stt_node is not AgentTask.stt_node
-        node = partial(recognise, self._pool, self.id, engines, task) if own else None
-        streaming = engines.vad is None and engines.stt is not None and node is None
-        return Ears(engines.vad, engines.stt, node, streaming)
+        return ears_of(task, self.agent.engines(task), self._pool, self.id)
 
     def agent_is(self, state: AgentState, *, interruptible: bool) -> None:
         self._do(self._turn.agent_is(self.now(), state, interruptible=interruptible))
 
     def turn_ended(self, turn: UserTurn, outcome: Outcome, speech: SpeechHandle | None) -> None:
-        utterances = speech._utterances if speech is not None else []
+        utterances = [one for one in self._spoken if one.turn == turn.number]
+        self._spoken = [one for one in self._spoken if one.turn > turn.number]
         if outcome == "completed" and not any(one.text() for one in utterances):
             outcome = "no_reply"
         audio_ms = sum(one.playout.sent_ms for one in utterances)
@@ -487,8 +436,8 @@ class Session:
     # --- to the client ----------------------------------------------------------------------------------------------
 
     def _client_ms(self, at_ms: float) -> float:
-        """A position as the client counts it: without the silence that was put in."""
-        return at_ms - self._inserted_before_segment_ms if at_ms >= 0 else -1.0
+        """A position as the client counts it; -1: nowhere."""
+        return self._intake.client_ms(at_ms) if self._intake is not None else -1.0
 
     def _send_metrics(
         self,

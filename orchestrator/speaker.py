@@ -180,7 +180,7 @@ async def _recorded(
 ) -> AsyncIterator[AudioFrame]:
     """Audio that is there already, for this text."""
     piece = utterance.speech.add_piece("".join([part async for part in text]))
-    async for frame in audio:
+    async for frame in stream(audio, (AudioFrame,), "the audio of say()"):
         utterance.speech.add_audio(piece, frame.duration_ms, last=False)
         yield frame
     utterance.speech.add_audio(piece, 0.0, last=True)

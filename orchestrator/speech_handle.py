@@ -30,6 +30,7 @@ class SpeechHandle:
         self.turn = turn  # the user's turn that it answers or follows; 0: none yet
         self.error: AntiphonError | None = None  # why it failed
         self._interrupted = False
+        self._silenced = False  # somebody asked for silence: nothing more is to be said
         self._over = asyncio.Event()
         self._utterances: list[Utterance] = []
         self._stop: Callable[[], object] | None = None  # cancels what is spoken or waits to be
@@ -62,13 +63,12 @@ class SpeechHandle:
         code = running_code.get()
         if code is not None and code.kind == "sync function":
             raise RuntimeError(IN_A_THREAD)
-        if self.done() or self._interrupted:
+        if self.done() or self._silenced:
             return self
         if not (self.allow_interruptions or force):
             raise RuntimeError("this speech does not allow interruptions; interrupt(force=True) stops it all the same")
-        self._interrupted = True
-        if self._stop is not None:
-            self._stop()
+        self._silenced = True
+        self._cut()
         return self
 
     def add_done_callback(self, callback: Callable[[SpeechHandle], None]) -> None:
@@ -98,6 +98,14 @@ class SpeechHandle:
         with code.deadline.standing_still():
             await self._over.wait()
         return self
+
+    def _cut(self) -> None:
+        """Stop what is said, as the caller's voice does: what its functions give may still be answered."""
+        if self._interrupted:
+            return
+        self._interrupted = True
+        if self._stop is not None:
+            self._stop()
 
     def _finish(self) -> None:
         """It is over. Called by who speaks it; safe to repeat."""

@@ -16,7 +16,6 @@ from orchestrator.speech import Speech
 from orchestrator.streams import NodeStream, Pool, StreamQueue
 from protocol.audio import AudioFrame
 from protocol.engine import EngineSpec
-from protocol.errors import AntiphonError, EngineError
 from protocol.limits import TTS_AHEAD_MS
 from protocol.node import Allow, AudioIn, AudioOut, Chunk, Flush, Generate, Speak, TranscriptOut, Words
 
@@ -64,7 +63,7 @@ class Stages:
         with StreamQueue() as queue:
             stream = await queue.opened(self._opener(spec, first.sample_rate))
             feeder = asyncio.create_task(_feed_stt(stream, first, frames))
-            feeder.add_done_callback(lambda task: self._pass_failure(task, queue, stream))
+            feeder.add_done_callback(lambda task: self._pass_failure(task, queue))
             try:
                 async for message in queue:
                     if isinstance(message, TranscriptOut):
@@ -99,7 +98,7 @@ class Stages:
         with StreamQueue() as queue:
             stream = await queue.opened(self._opener(spec))
             feeder = asyncio.create_task(self._feed(stream, text))
-            feeder.add_done_callback(lambda task: self._pass_failure(task, queue, stream))
+            feeder.add_done_callback(lambda task: self._pass_failure(task, queue))
             try:
                 async for frame in self._listen(queue, stream):
                     yield frame
@@ -144,15 +143,10 @@ class Stages:
         )
 
     @staticmethod
-    def _pass_failure(feeder: asyncio.Task[None], queue: StreamQueue, stream: NodeStream) -> None:
+    def _pass_failure(feeder: asyncio.Task[None], queue: StreamQueue) -> None:
         """What fails while the text is made (the llm, a user's node) must end the reply that waits for its audio."""
-        if feeder.cancelled() or (error := feeder.exception()) is None:
-            return
-        if not isinstance(error, AntiphonError):
-            wrapped = EngineError(f"the reply failed: {type(error).__name__}: {error}", category="fatal")
-            wrapped.__cause__ = error
-            error = wrapped
-        queue.on_stream_failed(stream, error)
+        if not feeder.cancelled() and (error := feeder.exception()) is not None:
+            queue.fail(error)
 
 
 async def _feed_stt(stream: NodeStream, first: AudioFrame, rest: AsyncIterable[AudioFrame]) -> None:

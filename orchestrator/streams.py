@@ -163,7 +163,7 @@ class StreamQueue:
 
     def __init__(self) -> None:
         self._messages: deque[FromNode] = deque()
-        self._error: AntiphonError | None = None
+        self._error: BaseException | None = None
         self._arrived = asyncio.Event()
         self._opened = False
         self.stream: NodeStream | None = None
@@ -183,6 +183,10 @@ class StreamQueue:
         self._arrived.set()
 
     def on_stream_failed(self, stream: NodeStream, error: AntiphonError) -> None:
+        self.fail(error)
+
+    def fail(self, error: BaseException) -> None:
+        """Raise this to whoever waits: what the stream is fed with has failed."""
         self._error = error
         self._arrived.set()
 

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 from orchestrator.frame import Frame
 from orchestrator.inline import InlineTask
-from orchestrator.owned import Owned, outlast
+from orchestrator.owned import Owned, cancel_once, outlast
 from orchestrator.task import AgentTask
 from orchestrator.task_failed import ConversationOver, TaskFailed
 from orchestrator.user_code import UserCode
 
 log = logging.getLogger(__name__)
+
+RUN_ON_S = 30.0  # for the run() of an inline task that has called complete() and goes on; then it is cancelled
 
 
 class Host(Protocol):
@@ -55,8 +56,7 @@ class TaskStack:
         self.ending = False
         self._host = host
         self._owned = Owned()
-        self._transition = asyncio.Lock()
-        self._entering: Frame | None = None  # the frame for which `_transition` is held
+        self._entering: Frame | None = None  # by a handoff: others wait for it
         self._changed = asyncio.Event()
 
     @property
@@ -64,16 +64,41 @@ class TaskStack:
         """The current task's frame; None before the first task and after the last."""
         return self.frames[-1] if self.frames else None
 
+    @property
+    def paused(self) -> set[Frame]:
+        """Those whose code awaits an inline task; all below the current one, if it is one: the user is to speak."""
+        if self.frames and self.frames[-1].awaited_by is not None:
+            return set(self.frames[:-1])
+        return {frame.awaited_by.frame for frame in self.frames if frame.awaited_by is not None}
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether there is a task, other than inline ones, that is not being left."""
+        return any(frame.going for frame in self.frames if frame.awaited_by is None)
+
     def changed(self) -> None:
         """Something that `settled()` looks at has changed."""
         self._changed.set()
+
+    async def begun(self) -> Frame:
+        """The top frame, once there is one."""
+        while (top := self.top) is None:
+            self._changed.clear()
+            await self._changed.wait()
+        return top
 
     async def settled(self) -> Frame:
         """The top frame, once it is entered and none of its functions and hooks is at work."""
         while True:
             top = self.top
-            if top is not None and top.state == "active" and not top.busy:
+            if top is not None and top.settled:
                 return top
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def decided(self, frame: Frame) -> None:
+        """Until this frame is the top one again, or is being left."""
+        while frame.going and self.top is not frame:
             self._changed.clear()
             await self._changed.wait()
 
@@ -87,70 +112,74 @@ class TaskStack:
         """
         if isinstance(task, InlineTask):
             raise TaskFailed(f"{_name(task)} is an InlineTask: it is awaited, not handed over to")
-        if self._entering is not None and self._is_inside(asking, self._entering):
-            await self._owned.shielded(self._hand_over(task, asking))  # its own on_enter asks: it will not be the last
-        else:
-            await self._owned.shielded(self._hand_over_in_turn(task, asking))
-
-    async def _hand_over_in_turn(self, task: AgentTask, asking: Frame | None) -> None:
-        async with self._transition:
-            try:
-                await self._hand_over(task, asking)
-            finally:
-                self._entering = None
+        _check_going(asking)  # at once: the transition that is under way may wait for its on_exit
+        await self._owned.shielded(self._hand_over(task, asking))
 
     async def _hand_over(self, task: AgentTask, asking: Frame | None) -> None:
+        await self._until_left(task, asking)
+        await self._until_free(asking)
         if self.ending:
             raise ConversationOver("the conversation is ending: no task can be entered any more")
-        if asking is not None and not asking.going:
-            raise TaskFailed(f"{_name(asking.task)} is no longer the current task, and can't hand over to another one")
-        await self._until_left(task)
+        _check_going(asking)
         earlier = list(self.frames)
         frame = self._push(task)
-        self._entering = frame
+        before, self._entering = self._entering, frame
         try:
             await self._enter(frame)
         except asyncio.CancelledError:
             if self.ending:
                 raise ConversationOver(f"{_name(task)} was not entered: the conversation has ended") from None
             raise TaskFailed(f"{_name(task)} was not entered: another task took its place") from None
+        finally:
+            if self._entering is frame:
+                self._entering = before if before is not None and before.state == "entering" else None
+            asyncio.get_running_loop().call_soon(self.changed)  # the next one comes after the leaving has begun
         for old in earlier:
             old.state = "leaving" if old.going else old.state
         self._owned.start(self._leave_all(earlier), f"leaving for {_name(task)}")
+
+    async def _until_free(self, asking: Frame | None) -> None:
+        """Handoffs are made one after the other. One that its own `on_enter` asks for overtakes it, and all overtake a
+        task whose `on_enter` awaits an inline task, which takes as long as the caller likes.
+        """
+        while (entering := self._entering) is not None:
+            if self._is_inside(asking, entering) or entering in self.paused:
+                return
+            self._changed.clear()
+            await self._changed.wait()
 
     async def _leave_all(self, frames: list[Frame]) -> None:
         for frame in reversed(frames):
             if frame.awaiting is not None:
                 _cancel_waiting(frame)
             if frame.entry is not None:
-                frame.entry.cancel()
-            await self.leave(frame)
+                cancel_once(frame.entry)
+            await asyncio.wait({self.leave(frame)})
 
     async def run_inline(self, task: InlineTask[Any], code: UserCode) -> None:
         """Make this the current task until it is complete. Called by the code that awaits it.
 
         Raises `TaskFailed` when it can't be entered. Cancelling leaves the task, cutting off what it says.
         """
-        with code.deadline.standing_still(), self._parked(code):
+        with code.deadline.standing_still():
             await self._may_push(task, code)
             frame = self._push(task, code)
             cut = True
             try:
                 await self._enter(frame)
+                self.changed()
                 await self._until_complete(frame, task)
                 cut = False
             finally:
                 await outlast(self.leave(frame, cut=cut))
-
-    @staticmethod
-    def _parked(code: UserCode) -> AbstractContextManager[None]:
-        return code.frame.not_working() if code.counts_as_work else nullcontext()
 
     async def _may_push(self, task: InlineTask[Any], code: UserCode) -> None:
         """Wait until the code's own task is the current one: of two inline tasks the second comes after the first."""
         while True:
             if self.ending:
                 raise ConversationOver(f"{_name(task)} can't be awaited: the conversation is ending")
+            if code.ended:
+                raise RuntimeError(f"{_name(task)} can't be awaited: {code.what} has ended")
             leaves = code.kind == "on_exit"
             if not leaves and not code.frame.going:
                 raise RuntimeError(f"{_name(task)} can't be awaited: {_name(code.frame.task)} is being left")
@@ -163,30 +192,36 @@ class TaskStack:
         running = asyncio.create_task(self._run_beside(frame, task), name=f"{_name(task)}.run")
         try:
             await task._over.wait()
-        except asyncio.CancelledError:
-            running.cancel()
-            raise
+            if task._completed_by_run:  # it may go on after that
+                await asyncio.wait({running}, timeout=RUN_ON_S)
         finally:
+            running.cancel()
             await outlast(running)
 
     async def _run_beside(self, frame: Frame, task: InlineTask[Any]) -> None:
         try:
             await self._host.run_beside(frame)
-        except Exception as error:  # noqa: BLE001  # raised by the await
-            task._fail(error)
+        except Exception as error:  # raised by the await
+            if not task._fail(error):
+                log.exception("run() of %s failed after the task was complete", _name(task))
 
     def end_code(self, code: UserCode) -> None:
         """This code has ended: inline tasks that asyncio tasks of its own still await end with it."""
         code.ended = True
         for frame in self.frames:
             if frame.awaited_by is code and frame.awaiting is not None and frame.going:
-                frame.awaiting.cancel()
+                cancel_once(frame.awaiting)
 
     # --- entering and leaving ---------------------------------------------------------------------------------------
 
     async def start(self, task: AgentTask) -> None:
         """Enter the conversation's first task. Raises `TaskFailed`."""
-        await self._hand_over_in_turn(task, None)
+        try:
+            await self._hand_over(task, None)
+        except TaskFailed:
+            if not self.goes_on:
+                raise
+            log.info("%s did not become the first task: another one took its place", _name(task))
 
     def _push(self, task: AgentTask, code: UserCode | None = None) -> Frame:
         frame = Frame(task, self.changed, code)
@@ -194,6 +229,8 @@ class TaskStack:
         frame.awaiting = asyncio.current_task() if code is not None else None
         old = self.top
         self.frames.append(frame)
+        if code is not None and code.counts_as_work:
+            code.frame.add_work(-1)  # it waits now: turns of the user go to the inline task
         self.changed()
         self._host.on_top(old.task if old is not None else None, task)
         return frame
@@ -204,14 +241,13 @@ class TaskStack:
         try:
             await frame.entry
         except BaseException:
-            frame.entry.cancel()
+            cancel_once(frame.entry)
             await outlast(self.leave(frame, cut=True))
             raise
         finally:
             frame.entry = None
         if frame.state == "entering":
             frame.state = "active"
-        self.changed()
 
     def leave(self, frame: Frame, *, cut: bool = False) -> asyncio.Task[None]:
         """Leave a task: once, whoever asks and how often."""
@@ -222,6 +258,8 @@ class TaskStack:
 
     async def _leave(self, frame: Frame, cut: bool) -> None:
         try:
+            if frame.entry is not None:  # cancelled, and not ended yet
+                await asyncio.wait({frame.entry})
             await self._host.finish(frame, cut=cut or self.ending)
             if frame.begun:
                 await self._host.exit(frame)
@@ -233,17 +271,21 @@ class TaskStack:
         self.frames.remove(frame)
         frame.state = "left"
         below = self.top
-        if frame.awaited_by is not None:
-            self._host.give_back(frame, frame.awaited_by.frame)
+        if (code := frame.awaited_by) is not None:
+            if code.counts_as_work:
+                code.frame.add_work(1)  # before a turn of the user can see that it is the current task again
+            self._host.give_back(frame, code.frame)
         frame.task._detach(frame)
         self.changed()
         if was_top:
             self._host.on_top(frame.task, below.task if below is not None else None)
 
-    async def _until_left(self, task: AgentTask) -> None:
+    async def _until_left(self, task: AgentTask, asking: Frame | None) -> None:
         """A task that is being left may be entered again as soon as it has."""
         frame = task._frame
         if frame is not None and frame.leaving is not None:
+            if self._is_inside(asking, frame):
+                raise TaskFailed(f"{_name(task)} is being left, and waits for the task that wants to hand over to it")
             await asyncio.wait({frame.leaving})
 
     async def end(self) -> None:
@@ -255,7 +297,7 @@ class TaskStack:
             if frame.awaiting is not None:
                 _cancel_waiting(frame)
             if frame.entry is not None:
-                frame.entry.cancel()
+                cancel_once(frame.entry)
             await asyncio.wait({self.leave(frame, cut=True)})
         await self._owned.finish()
 
@@ -269,10 +311,16 @@ class TaskStack:
 
 def _cancel_waiting(frame: Frame) -> None:
     """The code that awaits this inline task is cancelled: it will get no result."""
-    if frame.awaiting is not None and not frame.awaiting.done():
-        frame.awaiting.cancel()
+    if frame.awaiting is not None and not cancel_once(frame.awaiting):  # it has taken no notice of an earlier time
+        assert isinstance(frame.task, InlineTask)
+        frame.task._fail(TaskFailed(f"{_name(frame.task)} was left before it was complete"))
     if frame.awaited_by is not None:
         frame.awaited_by.deadline.cancel()
+
+
+def _check_going(asking: Frame | None) -> None:
+    if asking is not None and not asking.going:
+        raise TaskFailed(f"{_name(asking.task)} is no longer the current task, and can't hand over to another one")
 
 
 def _name(task: AgentTask) -> str:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from typing import Protocol, runtime_checkable
 
 from orchestrator.chat import ChatContext
+
+log = logging.getLogger(__name__)
 
 
 @runtime_checkable
@@ -19,3 +23,15 @@ class TurnDetector(Protocol):
 
     async def predict_end_of_turn(self, chat_ctx: ChatContext) -> float:
         """The probability (0 to 1) that the last message, which is the caller's, is complete."""
+
+
+async def is_complete(detector: TurnDetector, chat: ChatContext, text: str, timeout_s: float) -> bool:
+    """Whether the caller, who has just said this, has finished. A detector that fails, or is slow, says yes."""
+    asked = chat.copy()
+    asked.add_message("user", text)
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await detector.predict_end_of_turn(asked) >= detector.threshold
+    except Exception:
+        log.exception("the turn detector failed; the turn is taken to be complete")
+        return True

@@ -57,6 +57,7 @@ class Utterance:
         self._shown = ""
         self._written = ""  # what there is to say so far
         self._silent = False  # it is only written
+        self._made_ms = 0.0  # of its audio, sent or not
         self._made = False  # all of its audio is there
         self._heard: str | None = None  # once it is closed
         self._played_ms: float | None = None
@@ -74,12 +75,16 @@ class Utterance:
             return
         async with aclosing(cast(Any, speak(noted))) as frames:
             async for frame in frames:
-                self._deliver(self._output.push(frame))
-                await self._room()
-        self._deliver(self._output.flush())
-        if not self.speech.pieces:
+                self._made_ms += frame.duration_ms
+                for pcm in self._output.push(frame):  # a frame of the user's own may last for a minute
+                    self._deliver(pcm)
+                    await self._room()
+        self._made = bool(self.speech.pieces)  # else there may be more text, and the audio is its sound
+        for pcm in self._output.flush():
+            self._deliver(pcm)
+        if not self._made:
             await self._read_on(noted)
-        self._made = True
+            self._made = True
         if not self._silent:
             self._send(Audio("", self.generation, 0, b"", True))
             await self._played()
@@ -116,7 +121,8 @@ class Utterance:
         if self.speech.pieces or not self.playout.sent_ms:
             return self._as_written(self.speech.heard(played_ms))
         # A tts_node of the user's own, which has not said what text its audio belongs to.
-        whole = Piece(self._written, start_ms=0.0, audio_ms=self.playout.sent_ms, complete=self._made)
+        audio_ms = self.playout.sent_ms if self._made else self._made_ms
+        whole = Piece(self._written, start_ms=0.0, audio_ms=audio_ms, complete=self._made)
         return whole.heard(played_ms).strip()
 
     def played_ms(self) -> float:
@@ -136,17 +142,16 @@ class Utterance:
                 yield part
         self.written.set()
 
-    def _deliver(self, frames: list[bytes]) -> None:
-        for pcm in frames:
-            self._send(Audio("", self.generation, 0, pcm))
-            now = self._clock()
-            self.playout.sent(now, self._format.duration_ms(len(pcm)))
-            if not self.first_audio_at:
-                self.first_audio_at = now
-                self._on_speaking()
-        if frames and self.speech.pieces:
+    def _deliver(self, pcm: bytes) -> None:
+        self._send(Audio("", self.generation, 0, pcm))
+        now = self._clock()
+        self.playout.sent(now, self._format.duration_ms(len(pcm)))
+        if not self.first_audio_at:
+            self.first_audio_at = now
+            self._on_speaking()
+        if self.speech.pieces:
             self._caption(self.speech.spoken(self.playout.sent_ms))
-        elif frames:
+        else:
             self._show(self._written)
 
     def _as_written(self, spoken: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from services.llm.rule_words import MAX_COMPARED, NEGATIONS, Number, Word, name_words, numbers, position, words
+from services.llm.rule_words import MAX_COMPARED, NEGATIONS, Number, Word, content, name_words, numbers, position, words
 
 Kind = Literal["choice", "integer", "number", "boolean", "text", "choices", "texts", "other"]
 
@@ -94,6 +94,23 @@ def read_answer(parameter: Parameter, text: str) -> Any | None:
         return (_split(plain) if parameter.kind == "texts" else plain) or None
     value = _structured(parameter, said, list(numbers(said)))
     return None if value is _EMPTY else value
+
+
+def bare_answer(parameter: Parameter, text: str) -> Any | None:
+    """The value of the parameter, if the text says that and nothing else ("A large one, please."); or None."""
+    if parameter.kind in ("text", "texts", "other") or (value := read_answer(parameter, text)) is None:
+        return None
+    said = words(text[:MAX_COMPARED])
+    meant = {word.stem for word in words(parameter.title)}
+    if parameter.kind in ("choice", "choices"):
+        values = value if isinstance(value, list) else [value]
+        meant |= {word.stem for each in values for word in words(_said(each))}
+    elif parameter.kind == "boolean":
+        meant |= {word.stem for word in said if word.text in _YES or word.text in _NO}
+    else:
+        number = next(numbers(said))
+        meant |= {word.stem for word in said[number.first : number.last + 1]}
+    return value if content(said) <= meant else None
 
 
 def listed(parts: Sequence[str], last: str) -> str:

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from protocol.node import ChatItem
-from services.llm.rule_arguments import Parameter, find_arguments, read_answer
+from services.llm.rule_arguments import Parameter, bare_answer, find_arguments, read_answer
 from services.llm.rule_functions import Function, asked_for
-from services.llm.rule_words import words
+from services.llm.rule_words import content, words
 
 MAX_ITEMS = 40  # of the conversation that are read again; a request with so many open arguments is not for speech
 
@@ -82,8 +82,23 @@ def _said(form: Form | None, asked: str, text: str, functions: Sequence[Function
     fitting = asked_for(said, functions)
     if form is not None and form.misread and len(fitting) != 1:
         return Wanted(form)  # ask again
-    if len(fitting) != 1:
+    if not fitting:
+        return Wanted(_answered(asked, text, functions))
+    if len(fitting) > 1:
         return Wanted(unclear=fitting)
     function, stems = fitting[0], {word.stem for word in said}
     matched = function.name_stems & stems or function.other_stems & stems
     return Wanted(Form(function, find_arguments(function.parameters, text, matched)))
+
+
+def _answered(asked: str, text: str, functions: Sequence[Function]) -> Form | None:
+    """The only function that takes what was said as an argument, if what was asked before is about that function."""
+    about = content(words(asked))
+    forms = [
+        Form(function, {parameter.name: value})
+        for function in functions
+        if about & (function.name_stems | function.other_stems)
+        for parameter in function.parameters
+        if parameter.required and (value := bare_answer(parameter, text)) is not None
+    ]
+    return forms[0] if len(forms) == 1 else None

@@ -87,6 +87,35 @@ def test_an_interrupted_turn_keeps_what_was_heard_of_its_answer() -> None:
     assert (turn.answered, turn.interrupted, turn.ok) == ("Hello, how", True, True)
 
 
+def test_what_the_agent_says_unasked_is_no_turn_that_could_stay_open() -> None:
+    turns = Turns()
+    assert turns.take(agent(0, 1, "Good morning."), 0.0) is turns.unasked
+    assert (turns.unasked.answered, turns.all, turns.open) == ("Good morning.", [], False)
+
+
+def test_all_that_is_said_in_a_turn_is_its_answer() -> None:
+    turns = Turns()
+    turns.take(user(1, "billing"), 0.0)
+    turns.take(agent(1, 1, "One"), 0.1)
+    turns.take(agent(1, 1, "One moment."), 0.2)
+    turns.take(agent(1, 2, "Billing here."), 0.3)
+    assert turns.all[0].answered == "One moment. Billing here."
+
+
+def test_an_agent_that_listens_with_a_turn_open_waits_for_the_next_one() -> None:
+    turns = Turns()
+    turns.sent_text(0.0)
+    turns.take(State("s", 0, 0, "listening", "silent"), 0.0)
+    assert not turns.waits(9.0)  # the text was not heard yet
+    turns.take(user(1, "order"), 9.0)
+    turns.take(State("s", 0, 0, "thinking", "silent"), 9.0)
+    assert not turns.waits(20.0)
+    turns.take(State("s", 0, 0, "listening", "silent"), 20.0)
+    assert not turns.waits(20.5)  # it may go on
+    assert turns.waits(21.0)
+    assert turns.open
+
+
 def test_after_a_reconnection_turns_go_on_counting_and_what_was_open_has_failed() -> None:
     turns = Turns()
     turns.take(user(1, "lost"), 0.0)
@@ -108,6 +137,8 @@ def test_errors_are_kept_and_a_document_has_null_for_stages_that_did_not_run() -
 def test_what_is_printed_of_a_turn_names_what_went_wrong() -> None:
     turn = Turn(1, outcome="nothing_heard")
     assert "no words" in describe(turn)[0]
+    turn = Turn(1, heard="billing", answered="Billing here.", outcome="no_reply")
+    assert not any("did not answer" in line for line in describe(turn))
     turn = Turn(1, heard="[bold]", answered="Yes", outcome="completed", first_audio_ms=512.3)
     turn.stages = StageTimes(endpointing_ms=500, llm_ms=3, llm_first_token_ms=2, total_ms=503)
     you, answer, latency = describe(turn)

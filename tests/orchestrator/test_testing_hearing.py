@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orchestrator.hearing import PREROLL_MS, RETRY_S, Ears, Hearing
+from orchestrator.ears import Ears
+from orchestrator.hearing import PREROLL_MS, RETRY_S, Hearing
 from orchestrator.testing.clock import virtual_time
 from orchestrator.testing.nodes import SimulatedNodes
 from protocol.errors import AntiphonError, NoNode
