@@ -128,7 +128,7 @@ class Answering:
         message = ChatMessage("user", turn.text, created_at=max(turn.committed_at, _last_output_at(frame)))
         try:
             around = self._around[turn.number]
-            if not await asyncio.shield(around.entering):
+            if not self._waits_for(around.frame, frame) and not await asyncio.shield(around.entering):
                 raise TaskFailed(f"turn {turn.number} was not answered: an on_enter hook of the turn has failed")
             chat = frame.task._chat_ctx.copy()
             stale = self._is_stale(turn, frame)
@@ -143,6 +143,10 @@ class Answering:
         finally:
             frame.add_work(-1)
         return chat if wanted and not stale else None
+
+    def _waits_for(self, begun_in: Frame | None, frame: Frame) -> bool:
+        """Whether the hook around the turn may wait for what this task does: code where it began awaits an inline one."""
+        return begun_in is not frame and begun_in in self._conversation.stack.paused
 
     def _is_stale(self, turn: UserTurn, frame: Frame) -> bool:
         """It was said to another task, before this one asked something: it is no answer to that."""
@@ -163,7 +167,7 @@ class Answering:
 
     async def _finish(self, turn: UserTurn, outcome: Outcome, speech: SpeechHandle | None) -> None:
         if outcome == "completed":
-            await self._conversation.answered(turn.number, silent=speech is not None and not speech.text)
+            await self._conversation.turn_ends.answered(turn.number, silent=speech is not None and not speech.text)
         self._conversation.channel.turn_ended(turn, outcome, speech)
         around = self._around.get(turn.number)
         if speech is not None and around is not None:

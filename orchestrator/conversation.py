@@ -33,6 +33,7 @@ from orchestrator.speech_handle import Kind, SpeechHandle
 from orchestrator.task import AgentTask
 from orchestrator.task_failed import ConversationOver, TaskFailed
 from orchestrator.task_stack import TaskStack
+from orchestrator.turn_ends import TurnEnds
 from orchestrator.user_code import IN_A_THREAD, UserCode, running_code
 from orchestrator.user_turn import UserTurn
 from protocol.audio import AudioFrame
@@ -47,7 +48,6 @@ log = logging.getLogger(__name__)
 LEAVE_S = 30.0  # for the speech and functions of a task that is left; then they are cut off
 ENDING_S = 10.0  # for all on_exit hooks of a conversation that ends; what comes after has LAST_S
 LAST_S = 1.0
-REST_S = 0.05  # code that goes on with what an inline task gave has said something after that, or will not
 
 
 class Conversation:
@@ -67,8 +67,7 @@ class Conversation:
         self._owned = Owned()
         self._replies: dict[asyncio.Task[None], tuple[Frame, SpeechHandle]] = {}
         self._state_due = False
-        self._moved = asyncio.Event()  # something that `answered()` looks at may have changed
-        self._open: dict[int, tuple[UserTurn, SpeechHandle]] = {}  # turns that a reply is being made to
+        self.turn_ends = TurnEnds(self)
         self._thread = threading.get_ident()
         self._ending_until = 0.0
         self._ended = False
@@ -84,24 +83,21 @@ class Conversation:
     def begin_turn(self, turn: int) -> None:
         """The user's input has started."""
         self.turn = turn
-        self._moved.set()
+        self.turn_ends.moved()
         self.answering.begin(turn)
 
     async def _start(self) -> None:
         try:
             await self.stack.start(self.agent._first_task)
-        except ConversationOver:
-            return
         except AntiphonError as error:
-            await self._last_words()  # of its on_exit
-            self.channel.end(error)
+            log.info("conversation %s: %s", self.channel.id, error)  # `stranded()` was called, if it is the last word
 
     async def end(self, reason: str, *, reachable: bool) -> None:
         """Leave every task and end all that goes on. `reachable`: the client still hears what `on_exit` says."""
         self.context._shared.session_active = reachable
         self._ending_until = self.channel.now() + ENDING_S
         self.stack.ending = True
-        self._moved.set()
+        self.turn_ends.moved()
         self.hooks.hurry()
         for task, (_, handle) in tuple(self._replies.items()):
             handle._interrupted = True
@@ -173,7 +169,7 @@ class Conversation:
         """Answer a turn of the user."""
         handle = self.new_handle("reply", frame)
         handle.turn = turn.number
-        self._open[turn.number] = (turn, handle)
+        self.turn_ends.begin(turn, handle)
         place = self.speaker.line.join(handle)
         chain = ReplyChain(self, frame, handle, place, chat=chat, turn=turn)
         self._run(frame, handle, partial(self._answer, chain, turn), place)
@@ -203,9 +199,7 @@ class Conversation:
         try:
             await self.hand_over(task, asking=asking)
         except AntiphonError as error:
-            if not (self.stack.goes_on or self.stack.ending):  # the earlier one has failed meanwhile
-                self.channel.end(error)
-            else:
+            if self.stack.goes_on or self.stack.ending:
                 self.report(error)
             return error
         except RuntimeError as error:  # the task runs already: a mistake of who wants it
@@ -215,30 +209,13 @@ class Conversation:
 
     async def run_inline(self, task: InlineTask[Any], code: UserCode) -> None:
         """Make this the current task until it is complete."""
-        if code.handle is not None and code.handle.turn in self._open:
-            # The turn that led to this has its answer when the task has asked the user something.
-            turn, handle = self._open.pop(code.handle.turn)
-            self.answering.finish(turn, "completed", handle)
+        if code.handle is not None:
+            self.turn_ends.asks(code.handle)
         try:
             await self.stack.run_inline(task, code)
         finally:
             if code.handle is not None:
                 code.handle.turn = self.turn  # what it still says follows what was said meanwhile
-
-    async def answered(self, turn: int, *, silent: bool) -> None:
-        """Until nothing more is said or done in this turn: the agent rests, or the user has begun another one.
-
-        `silent`: the reply itself had no words, as one that completes an inline task: what awaited that may have some.
-        """
-        while self.turn == turn and not self.stack.ending:
-            self._moved.clear()
-            if self.at_rest and not silent:
-                return
-            try:
-                async with asyncio.timeout(REST_S if self.at_rest else None):
-                    await self._moved.wait()
-            except TimeoutError:
-                return
 
     def interrupt(self, *, force: bool, silence: bool) -> None:
         """Cut off what is said and waits to be. `silence`: and make no reply to what waits for one."""
@@ -272,7 +249,7 @@ class Conversation:
 
     @property
     def working(self) -> bool:
-        """Whether a function or hook is at work, or a turn waits for its reply; who awaits an inline task does not count."""
+        """Whether a function or hook is at work, or a turn waits for its reply; what awaits an inline task is not."""
         paused = self.stack.paused
         return self.answering.busy or any(frame.busy for frame in self.stack.frames if frame not in paused)
 
@@ -301,10 +278,15 @@ class Conversation:
         self._replies[reply] = (frame, handle)
         return handle
 
-    async def may_follow_up(self, frame: Frame) -> bool:
-        """Wait until the user is silent, and the task is current or left; False when a turn is answered anyway."""
-        while frame.going and not (self.user_silent.is_set() and self.stack.top is frame):
-            await self.user_silent.wait()
+    async def may_follow_up(self, frame: Frame, handle: SpeechHandle) -> bool:
+        """Wait until the user is silent, and the task is current or left; False when a turn is answered anyway.
+
+        For a reply that may not be interrupted nobody is waited for: the turn of who speaks waits for its end.
+        """
+        silent = self.user_silent
+        while frame.going and not ((silent.is_set() or not handle.allow_interruptions) and self.stack.top is frame):
+            if handle.allow_interruptions:
+                await silent.wait()
             await self.stack.decided(frame)
         return frame.going and not self.answering.waits_for(frame)
 
@@ -387,8 +369,7 @@ class Conversation:
             chain.outcome = "failed"
             raise
         finally:
-            if self._open.pop(turn.number, None) is not None:
-                self.answering.finish(turn, chain.outcome, chain.handle)
+            self.turn_ends.over(turn, chain.outcome, chain.handle)
 
     # --- what the agent is doing ------------------------------------------------------------------------------------
 
@@ -400,7 +381,7 @@ class Conversation:
 
     def _tell_state(self) -> None:
         self._state_due = False
-        self._moved.set()
+        self.turn_ends.moved()
         self.stack.changed()
         place = self.speaker.line.current
         self.channel.agent_is(self._state(place), interruptible=self._interruptible(place))
@@ -462,6 +443,13 @@ class Conversation:
         if self.stack.ending:
             timeout = min(timeout, max(LAST_S, self._ending_until - self.channel.now()))
         await self.hooks.exit(frame, timeout)
+
+    def stranded(self, error: AntiphonError) -> None:
+        self._owned.start(self._give_up(error), "giving up")
+
+    async def _give_up(self, error: AntiphonError) -> None:
+        await self._last_words()  # of the last on_exit
+        self.channel.end(error)
 
     def give_back(self, frame: Frame, to: Frame) -> None:
         to.items.extend(frame.items)

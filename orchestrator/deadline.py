@@ -104,10 +104,11 @@ class Deadline:
 
     async def _stop(self, task: asyncio.Task[Any]) -> None:
         cancel_once(task)
-        done, _ = await asyncio.wait({task}, timeout=STUBBORN_S)
-        while self._held and not done:  # an inline task that it has awaited takes leave, which has a limit of its own
-            done, _ = await asyncio.wait({task}, timeout=STUBBORN_S)
-        if not done:
+        held = True
+        while held and not task.done():  # what it has awaited, an inline task, takes leave within a time of its own
+            held = self._held > 0
+            await asyncio.wait({task}, timeout=STUBBORN_S)
+        if not task.done():
             log.error("%s goes on though it was cancelled, and is left behind", self._what)
         elif not task.cancelled() and (error := task.exception()) is not None:
             log.debug("%s raised while it was cancelled", self._what, exc_info=error)

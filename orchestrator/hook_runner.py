@@ -69,7 +69,7 @@ class HookRunner:
         well = True
         for hook in self._hooks.of("turn", event):
             what = f"{event} hook {_name(hook)}, around a turn"
-            well &= await self._logged(frame, event, what, timeout, hook, context)
+            well &= await self._logged(frame, event, what, timeout, hook, context, around_turn=True)
             if not well and event == "on_enter":
                 break
         return well
@@ -95,10 +95,17 @@ class HookRunner:
         return True
 
     async def _logged(
-        self, frame: Frame, kind: CodeKind, what: str, timeout: float, hook: Any, *arguments: Any
+        self,
+        frame: Frame,
+        kind: CodeKind,
+        what: str,
+        timeout: float,
+        hook: Any,
+        *arguments: Any,
+        around_turn: bool = False,
     ) -> bool:
         try:
-            await self._run(frame, kind, what, timeout, hook, *arguments)
+            await self._run(frame, kind, what, timeout, hook, *arguments, around_turn=around_turn)
         except HookFailed as error:
             log.error("%s", error, exc_info=error.__cause__)
             return False
@@ -112,11 +119,12 @@ class HookRunner:
         timeout: float,
         hook: Callable[..., Awaitable[None]],
         *arguments: Any,
+        around_turn: bool = False,
     ) -> None:
         deadline = Deadline(timeout, what)
         if self._hurrying:
             deadline.stand_still_no_more()
-        code = UserCode(kind, what, frame, deadline)
+        code = UserCode(kind, what, frame, deadline, around_turn=around_turn)
         try:
             await self._bounded(code, _call(hook, *arguments))
         except asyncio.CancelledError:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from uuid import uuid4
 
 from orchestrator.chat import ChatChunk, ChatContext, FunctionCall
 from orchestrator.functions import FunctionContext
@@ -72,4 +73,10 @@ class LlmStep:
         if text:
             self._parts.put_nowait(text)
         if isinstance(chunk, ChatChunk) and chunk.call is not None:
-            self.calls.append(chunk.call)
+            self.calls.append(self._own(chunk.call))
+
+    def _own(self, call: FunctionCall) -> FunctionCall:
+        """An item of its own, for a node may yield one again; its call_id is that of no other call of this step."""
+        taken = {one.call_id for one in self.calls}
+        call_id = call.call_id if call.call_id and call.call_id not in taken else f"call_{uuid4().hex}"
+        return FunctionCall(call.name, call.arguments, call_id)

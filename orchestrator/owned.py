@@ -40,7 +40,7 @@ class Owned:
     def cancel(self) -> None:
         """Cancel all that run."""
         for task in tuple(self._tasks):
-            task.cancel()
+            cancel_once(task)
 
     async def finish(self) -> None:
         """Wait until none runs any more. The task that calls this is not waited for."""

@@ -194,7 +194,7 @@ class ReplyChain:
             return False
         if self._conversation.stack.top is not self._frame:
             self._finish()  # the task that is being entered may wait for it
-        if not await self._conversation.may_follow_up(self._frame) or self.handle._silenced:
+        if not await self._conversation.may_follow_up(self._frame, self.handle) or self.handle._silenced:
             self.outcome = "interrupted"
             return False
         if self.handle.done() or self.handle.interrupted:  # interrupted: by the caller, who then said nothing

@@ -448,8 +448,8 @@ class Session:
         audio_ms: float = 0.0,
         heard_ms: float = 0.0,
     ) -> None:
-        self._send(Metrics("", 0, 0, turn, outcome, int(speech_end_ms), stages, round(audio_ms), round(heard_ms)))
-        self.agent._listeners.emit(TurnMetrics(turn, outcome, stages, round(audio_ms), round(heard_ms)))
+        self._send(Metrics("", 0, 0, turn, outcome, int(speech_end_ms), stages, _whole(audio_ms), _whole(heard_ms)))
+        self.agent._listeners.emit(TurnMetrics(turn, outcome, stages, _whole(audio_ms), _whole(heard_ms)))
 
     def _send(self, message: ToClient) -> None:
         """Send with the routing fields filled in. A generation that the message names already is kept."""
@@ -460,3 +460,8 @@ class Session:
         message.sequence = self._sequence
         self._sequence += 1
         self._send_out(message)
+
+
+def _whole(ms: float) -> int:
+    """Whole milliseconds, as clients report them: cut off, but for what is a hair below the next."""
+    return int(ms + 0.01)

@@ -17,6 +17,7 @@ from orchestrator.owned import Owned, cancel_once, outlast
 from orchestrator.task import AgentTask
 from orchestrator.task_failed import ConversationOver, TaskFailed
 from orchestrator.user_code import UserCode
+from protocol.errors import AntiphonError
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,9 @@ class Host(Protocol):
 
     async def run_beside(self, frame: Frame) -> None:
         """Run an inline task's `run()`. Raises what it raises."""
+
+    def stranded(self, error: AntiphonError) -> None:
+        """No task could be entered, and there is none that would go on."""
 
     def give_back(self, frame: Frame, to: Frame) -> None:
         """What was said in an inline task becomes a part of the task that awaited it."""
@@ -129,7 +133,12 @@ class TaskStack:
         except asyncio.CancelledError:
             if self.ending:
                 raise ConversationOver(f"{_name(task)} was not entered: the conversation has ended") from None
-            raise TaskFailed(f"{_name(task)} was not entered: another task took its place") from None
+            error = TaskFailed(f"{_name(task)} was not entered: another task took its place")
+            self._check_not_stranded(error)
+            raise error from None
+        except TaskFailed as error:
+            self._check_not_stranded(error)
+            raise
         finally:
             if self._entering is frame:
                 self._entering = before if before is not None and before.state == "entering" else None
@@ -137,6 +146,11 @@ class TaskStack:
         for old in earlier:
             old.state = "leaving" if old.going else old.state
         self._owned.start(self._leave_all(earlier), f"leaving for {_name(task)}")
+
+    def _check_not_stranded(self, error: TaskFailed) -> None:
+        """The first task may have failed, or the one that was to take its place, while that was being entered."""
+        if not (self.goes_on or self.ending):
+            self._host.stranded(error)
 
     async def _until_free(self, asking: Frame | None) -> None:
         """Handoffs are made one after the other. One that its own `on_enter` asks for overtakes it, and all overtake a
@@ -216,12 +230,7 @@ class TaskStack:
 
     async def start(self, task: AgentTask) -> None:
         """Enter the conversation's first task. Raises `TaskFailed`."""
-        try:
-            await self._hand_over(task, None)
-        except TaskFailed:
-            if not self.goes_on:
-                raise
-            log.info("%s did not become the first task: another one took its place", _name(task))
+        await self._hand_over(task, None)
 
     def _push(self, task: AgentTask, code: UserCode | None = None) -> Frame:
         frame = Frame(task, self.changed, code)

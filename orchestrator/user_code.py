@@ -34,11 +34,12 @@ class UserCode:
     deadline: Deadline
     handle: SpeechHandle | None = None  # the speech that called the function
     ended: bool = False
+    around_turn: bool = False  # a hook of scope="turn", which runs beside the task
 
     @property
     def counts_as_work(self) -> bool:
         """Whether turns of the user wait for it."""
-        return self.kind in ("function", "sync function", "on_end_of_turn")
+        return self.kind in ("function", "sync function", "on_end_of_turn") and not self.around_turn
 
 
 # What runs in this context; None: code that the conversation has not started.

@@ -99,7 +99,9 @@ class Utterance:
     def close(self) -> None:
         """Send nothing more of it, and count what was heard until now."""
         self._heard = self.heard_text()
-        self._played_ms = self.played_ms()
+        played_ms = self.played_ms()
+        whole = self._made and self.playout.sent_ms - played_ms < REPORT_STEP_MS
+        self._played_ms = self.playout.sent_ms if whole else played_ms
         self._send = _drop
 
     def report_played(self, played_ms: float) -> None:

@@ -6,7 +6,9 @@ owns in the middle of a test; its whole module is. What a session's fixture star
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -32,6 +34,21 @@ def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
     before = Snapshot.take()
     yield
     _fail_for(leaks_since(before), "this test")
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A folder of the test's own whose path is short: the address of a socket has 107 bytes at most."""
+    with tempfile.TemporaryDirectory(prefix="ap-") as folder:
+        yield Path(folder)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where tests are run by several processes, a module is run by one, and `tests/stack` too: they share fixtures."""
+    for item in items:
+        module = item.nodeid.partition("::")[0]
+        group = "tests/stack" if module.startswith("tests/stack/") else module
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 def _shares_fixtures(test: pytest.Item) -> bool:

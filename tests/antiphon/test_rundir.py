@@ -39,26 +39,26 @@ def test_characters_that_supervisord_reads_as_something_else_are_refused(charact
         RunDir(Path(f"/tmp/a{character}b")).check()
 
 
-def test_blanks_in_the_path_are_allowed(tmp_path: Path) -> None:
+def test_blanks_in_the_path_are_allowed(short_path: Path) -> None:
     RunDir(Path("/tmp/my stack")).check()
 
 
-def test_the_folders_are_for_this_user_alone(tmp_path: Path) -> None:
-    run_dir = RunDir(tmp_path / "run")
+def test_the_folders_are_for_this_user_alone(short_path: Path) -> None:
+    run_dir = RunDir(short_path / "run")
     run_dir.create()
     for folder in (run_dir.path, run_dir.sockets, run_dir.logs, run_dir.programs):
         assert folder.stat().st_mode & 0o077 == 0
 
 
-def test_a_directory_that_cannot_be_made_is_told_in_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
+def test_a_directory_that_cannot_be_made_is_told_in_one_sentence(short_path: Path) -> None:
+    (short_path / "file").touch()
     with pytest.raises(ConfigurationError, match="cannot be made"):
-        RunDir(tmp_path / "file" / "run").create()
+        RunDir(short_path / "file" / "run").create()
 
 
-def test_the_lock_is_held_by_one_command_at_a_time(tmp_path: Path) -> None:
-    run_dir = RunDir(tmp_path)
+def test_the_lock_is_held_by_one_command_at_a_time(short_path: Path) -> None:
+    run_dir = RunDir(short_path)
     with run_dir.lock(), pytest.raises(Unavailable, match="another antiphon command"), run_dir.lock():
         raise AssertionError("the lock was given twice")
     with run_dir.lock():
-        assert (tmp_path / "antiphon.lock").exists()
+        assert (short_path / "antiphon.lock").exists()

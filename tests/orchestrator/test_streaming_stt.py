@@ -1,4 +1,4 @@
-"""A conversation without a vad: an stt engine that streams says itself when somebody speaks and when they have stopped."""
+"""A conversation without a vad: an stt engine that streams says itself when somebody speaks and when they stop."""
 
 from __future__ import annotations
 

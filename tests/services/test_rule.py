@@ -226,6 +226,44 @@ def test_an_answer_in_words_is_taken_as_it_is() -> None:
     assert json.loads(reply.arguments) == {"reason": "my last invoice"}
 
 
+SIZES = function("choose_size", "The size was said.", ("size",), size={"enum": ["small", "extra_large"]})
+TABLE = function("book_table", "Book a table.", ("people",), people={"type": "integer"})
+CONFIRM = function("confirm_order", "Confirm the order.", ("correct",), correct={"type": "boolean"})
+
+
+@pytest.mark.parametrize(
+    ("asked", "heard", "offered", "arguments"),
+    [
+        ("Small or extra large?", "An extra large one, please.", SIZES, {"size": "extra_large"}),
+        ("A table for how many people?", "Four people.", TABLE, {"people": 4}),
+        ("How many people?", "twenty five", TABLE, {"people": 25}),
+        ("Is the order correct?", "Yes, that's right.", CONFIRM, {"correct": True}),
+        ("Is the order correct?", "No.", CONFIRM, {"correct": False}),
+        ("Is the order correct?", "It is not correct.", CONFIRM, {"correct": False}),
+    ],
+)
+def test_an_answer_to_a_question_about_a_function_is_its_argument(
+    asked: str, heard: str, offered: FunctionSchema, arguments: dict[str, Any]
+) -> None:
+    reply = answer(assistant(asked), user(heard), functions=[offered, WEATHER])
+    assert isinstance(reply, FunctionCall)
+    assert (reply.name, json.loads(reply.arguments)) == (offered.name, arguments)
+
+
+@pytest.mark.parametrize(
+    ("asked", "heard", "offered"),
+    [
+        ("How can I help you?", "Yes.", [CONFIRM]),  # not asked about it
+        ("Small or extra large?", "A small problem is that it rains.", [SIZES]),  # says more than that
+        ("Small or extra large?", "Not small.", [SIZES]),
+        ("How many people?", "four or five", [TABLE]),
+        ("Is the order correct?", "Yes.", [CONFIRM, function("end_order", "", ("sure",), sure={"type": "boolean"})]),
+    ],
+)
+def test_what_may_be_no_answer_calls_nothing(asked: str, heard: str, offered: list[FunctionSchema]) -> None:
+    say(assistant(asked), user(heard), functions=offered)
+
+
 def test_the_user_may_change_their_mind() -> None:
     asked = [user("Pizza."), assistant("Which size: small, large or extra large?")]
     assert say(*asked, user("Never mind."), functions=FUNCTIONS) == "All right, I leave it."

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from orchestrator import AgentTask, CallContext, ChatContext, ChatMessage, VoiceAgent, ai_function
+from orchestrator.events import TurnMetrics
 from orchestrator.testing import Call, calls, virtual_time
 from tests.tasks.shop import Desk, Shop, opening_hours
+from tests.tasks.talk import barge_in
 
 HELLO = Path(__file__).parent.parent.parent / "examples" / "audio" / "01-slt-hello.wav"
 
@@ -209,6 +211,38 @@ async def test_the_smallest_agent_is_instructions_alone() -> None:
         assert type(call.agent.current_task) is AgentTask
         embedded = {"vad": "silero", "stt": "pocketsphinx", "llm": "rule", "tts": "espeak"}
         assert {one.spec.service: one.spec.engine for one in call.nodes.openings} == embedded
+
+
+@pytest.mark.parametrize("delay", [0.3, 1.2])
+@virtual_time
+async def test_min_endpointing_delay_is_the_silence_that_ends_a_turn(delay: float) -> None:
+    async with Call(VoiceAgent(task=Shop(), min_endpointing_delay=delay), "Hello.") as call:
+        await call.speak(HELLO, "hello there")
+        await call.silence(1.0)
+        await call.settled()
+        [turn] = [event for event in call.events if isinstance(event, TurnMetrics)]
+        assert turn.stages.endpointing_ms == pytest.approx(delay * 1000, abs=50)
+
+
+@pytest.mark.parametrize(("duration", "cut"), [(0.3, True), (2.0, False)])
+@virtual_time
+async def test_min_interruption_duration_is_the_noise_that_cuts_the_agent_off(duration: float, cut: bool) -> None:
+    async with Call(VoiceAgent(task=Shop(), min_interruption_duration=duration)) as call:
+        await call.settled()
+        speech = call.agent.say("one two three four five six seven eight nine ten eleven twelve")
+        await barge_in(call, "", seconds=1.0)
+        assert (await speech).interrupted is cut
+
+
+@virtual_time
+async def test_max_fnc_steps_bounds_the_rounds_after_which_no_functions_are_offered() -> None:
+    look = calls("find_book", title="Emma")
+    async with Call(VoiceAgent(task=Shop(), max_fnc_steps=2), look, look, "Shelf 3.") as call:
+        await call.write("Emma?")
+        assert [len(request.functions) for request in call.script.requests] == [1, 1, 0]
+    async with Call(VoiceAgent(task=Shop(), max_fnc_steps=0), "I can't look.") as call:
+        await call.write("Emma?")
+        assert [len(request.functions) for request in call.script.requests] == [0]
 
 
 @virtual_time

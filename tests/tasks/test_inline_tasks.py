@@ -75,6 +75,25 @@ async def test_an_inline_task_that_was_given_the_earlier_context_knows_it_and_gi
 
 
 @virtual_time
+async def test_it_is_in_order_too_where_a_speech_was_kept_after_what_came_later() -> None:
+    async def enter(ask: Asking) -> None:
+        long = ask.agent.say("This takes a while to say.", allow_interruptions=False)
+        await asyncio.sleep(0.1)
+        reply = ask.agent.generate_reply(user_input="While it is said.")
+        await long
+        await reply
+        ask.complete("Ann")
+
+    task = desk([], lambda: Asking([], "name", enter=enter))
+    async with Call(agent_of(task), BOOK, "And then?", "Booked.") as call:
+        await call.write("A room.")
+        await call.until(lambda: outputs(call))
+        await call.settled()
+        spoken = ["This takes a while to say.", "While it is said.", "And then?"]
+        assert said(task) == ["A room.", *spoken, "Booked."]
+
+
+@virtual_time
 async def test_it_may_be_awaited_in_every_hook_of_a_task() -> None:
     noted: list[str] = []
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from orchestrator import AgentTask, AudioFrame, ChatChunk, ChatContext, FunctionContext, VoiceAgent
+from orchestrator import AgentTask, AudioFrame, ChatChunk, ChatContext, FunctionCall, FunctionContext, VoiceAgent
 from orchestrator.testing import Call, calls, fails, pause, says, step, virtual_time
 from protocol.errors import AntiphonError
 from protocol.ingest import Error
 from tests.tasks.shop import Shop
-from tests.tasks.talk import barge_in
+from tests.tasks.talk import barge_in, given_back
 from tests.tasks.test_pipeline_nodes import Iterable, outcomes, own, quiet, returning, samples, tone, yielding
 
 NODES = ["llm_node", "transcription_node", "tts_node"]
@@ -179,6 +179,32 @@ async def test_a_wrong_type_is_told_with_the_node_and_its_class(
     async with Call(VoiceAgent(task=own(**{name: node})), "Hello.") as call:
         await call.write("Hi")
         call.expect.user("Hi").error("engine", re.compile(f"the reply failed: TypeError: {problem}")).nothing_more()
+
+
+@virtual_time
+async def test_an_llm_node_may_yield_the_same_call_again_and_one_call_id_twice() -> None:
+    emma = ChatChunk(call=FunctionCall("find_book", '{"title": "Emma"}', "call_0"))
+    persuasion = ChatChunk(call=FunctionCall("find_book", '{"title": "Persuasion"}', "call_0"))
+
+    async def insisting(
+        self: AgentTask, chat: ChatContext, functions: FunctionContext
+    ) -> AsyncIterator[ChatChunk | str]:
+        if functions:
+            yield emma
+            yield persuasion
+            yield emma
+            return
+        async for chunk in self.default.llm_node(chat, functions):
+            yield chunk
+
+    async with Call(VoiceAgent(task=own(llm_node=insisting), max_fnc_steps=2), "Shelf 3.") as call:
+        await call.write("Emma?")
+        assert told(call) == []
+        gave = given_back(call.script.requests[0])
+        assert gave == ["Emma: shelf 3", "Persuasion: shelf 3", "Emma: shelf 3"] * 2
+        calls_shown = [item.call.call_id for item in call.script.requests[0].chat if item.call is not None]
+        answered = [item.call_id for item in call.script.requests[0].chat if item.role == "function"]
+        assert calls_shown == answered
 
 
 # --- cutting off ------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from orchestrator import (
     CallContext,
     ChatContext,
     ChatMessage,
+    Context,
     FunctionOutput,
     InlineTask,
     StopResponse,
@@ -49,17 +50,17 @@ class World:
         self.texts: list[str] = []  # all that was to be said
         self.handles: list[Any] = []
         self.waits: list[asyncio.Task[None]] = []  # for what `update_task` gave
-        self.committed: set[int] = set()  # turns
+        self.committed: dict[int, str] = {}  # turns: what was said
         self.around = Counter[int]()  # turns: hooks around them that have begun, less those that have ended
         self.agent = VoiceAgent(task=self.task(), hook_timeout=HOOK_S, function_timeout=FUNCTION_S)
         self.agent.on("speech_created", self._note_speech)
         self.agent.on("user_input_transcribed", self._note_turn)
         self.script = Script(otherwise=self._answer)
         self.nodes = SimulatedNodes(self.script)
-        self.nodes.stt.transcripts.extend(["what I say"] * 100)
+        self.nodes.stt.transcripts.extend(f"I say {number}" for number in range(100))
         self.nodes.llm.first_token_s = float(self.draw("0", "0.4"))
         self.nodes.tts.first_audio_s = float(self.draw("0", "0.3"))
-        self.agent.hooks.add(on_enter=self._hook, on_end_of_turn=self._hook, on_exit=self._hook)
+        self.agent.hooks.add(on_end_of_turn=self._hook, on_exit=self._hook)
         self.agent.hooks.add(on_enter=self._turn_begins, on_exit=self._turn_ends, scope="turn")
 
     def draw(self, *choices: str) -> str:
@@ -123,7 +124,7 @@ class World:
     def _note_turn(self, event: UserInputTranscribed) -> None:
         if event.final:
             assert event.turn not in self.committed
-            self.committed.add(event.turn)
+            self.committed[event.turn] = event.text
 
     # --- what must hold -------------------------------------------------------------------------------------------
 
@@ -138,13 +139,16 @@ class World:
         """While the conversation goes on."""
         if call._session._conversation.stack.top is None:
             return  # the first task has failed
+        running = [frame.task for frame in call._session._conversation.stack.frames]
+        assert len(set(running)) == len(running), f"a task runs twice: {running}"
         current = call.agent.current_task
         assert isinstance(current, Wild)
         assert current._frame is not None, f"{current} is current and does not run"
-        assert current.exited < current.enters or not current._frame.entered, f"{current} is current and was left"
+        left = current.exited == current.enters and current._frame.entered and current._frame.state != "leaving"
+        assert not left, f"{current} is current and was left"
 
-    def check_end(self, call: Call) -> None:
-        """When all is over."""
+    def check_end(self, call: Call, *, rested: bool) -> None:
+        """When all is over. `rested`: the agent had come to rest before."""
         self.check()
         for task in self.tasks:
             assert task.enters == task.exits, f"{task}: {task.enters} times entered, {task.exits} times left"
@@ -153,7 +157,13 @@ class World:
         assert all(wait.done() for wait in self.waits), "an update_task never ended"
         ended = Counter(message.turn for message in call.messages if isinstance(message, Metrics))
         assert all(number == 1 for number in ended.values()), f"turns ended twice: {ended}"
-        assert self.committed <= ended.keys(), f"turns never ended: {self.committed - ended.keys()}"
+        assert self.committed.keys() <= ended.keys(), f"turns never ended: {self.committed.keys() - ended.keys()}"
+        kept = Counter(message.text for message in call.agent.chat_ctx.messages if message.role == "user")
+        assert all(number == 1 for number in kept.values()), f"turns kept twice: {kept}"
+        if rested:
+            failed = {one.turn for one in call.messages if isinstance(one, Metrics) and one.outcome == "failed"}
+            lost = [text for turn, text in self.committed.items() if text not in kept and turn not in failed]
+            assert not lost, f"turns lost: {lost}"
         assert all(number == 0 for number in self.around.values()), f"hooks around turns: {self.around}"
         answered = Counter(item.call_id for item in call.agent.chat_ctx.items if isinstance(item, FunctionOutput))
         assert all(number == 1 for number in answered.values()), f"calls answered twice: {answered}"
@@ -230,24 +240,29 @@ class Wild(AgentTask):
     async def work(self, context: CallContext) -> Any:
         """Do something."""
         self.world.call_ids.append(context.function_call.call_id)
-        kinds = (
-            "nothing",
-            "say",
-            "slow",
-            "fail",
-            "hang",
-            "ask",
-            "ask",
-            "change",
-            "refuse",
-            "silent",
-            "patient",
-            "stubborn",
+        kind = self.world.draw(
+            "as hooks do", "ask", "refuse", "silent", "stubborn", "spawn", "itself", "wait for itself"
         )
-        kind = self.world.draw(*kinds)
-        if kind == "stubborn":
-            return await self._stubborn()
-        return await self.act(kind) if kind != "silent" else None
+        match kind:
+            case "as hooks do":
+                return await self.do("nothing", "say", "slow", "fail", "hang", "ask", "change", "patient")
+            case "silent":
+                return None
+            case "stubborn":
+                return await self._stubborn()
+            case "spawn":
+                self.world.waits.append(asyncio.create_task(self._quietly()))
+                await asyncio.sleep(0.1)
+            case "itself":
+                return self
+            case "wait for itself":
+                await context.speech_handle
+        return await self.act(kind)
+
+    async def _quietly(self) -> None:
+        """In an asyncio task of its own, which may outlive the function."""
+        with contextlib.suppress(Exception):
+            await WildInline(self.world)
 
     async def _stubborn(self) -> str:
         """It takes a moment to end when it is cancelled."""
