@@ -93,7 +93,7 @@ class Answering:
         self._owned.cancel()
         await self._owned.finish()
         for turn in (*self._current, *waiting):
-            self._conversation.channel.turn_ended(turn, "interrupted", None)
+            self._conversation.channel.turn_ended(turn, "interrupted")
         self._current.clear()
         for number in tuple(self._around):
             self._leave(number)
@@ -168,7 +168,7 @@ class Answering:
     async def _finish(self, turn: UserTurn, outcome: Outcome, speech: SpeechHandle | None) -> None:
         if outcome == "completed":
             await self._conversation.turn_ends.answered(turn.number, silent=speech is not None and not speech.text)
-        self._conversation.channel.turn_ended(turn, outcome, speech)
+        self._conversation.channel.turn_ended(turn, outcome)
         around = self._around.get(turn.number)
         if speech is not None and around is not None:
             text = speech.heard if speech.interrupted else speech.text

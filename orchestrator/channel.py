@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Protocol
 
 from orchestrator.engines import Engines
-from orchestrator.speech_handle import SpeechHandle
 from orchestrator.stages import Stages
 from orchestrator.task import AgentTask
 from orchestrator.user_turn import UserTurn
@@ -48,7 +47,7 @@ class Channel(Protocol):
     def agent_is(self, state: AgentState, *, interruptible: bool) -> None:
         """What the agent is doing now."""
 
-    def turn_ended(self, turn: UserTurn, outcome: Outcome, speech: SpeechHandle | None) -> None:
+    def turn_ended(self, turn: UserTurn, outcome: Outcome) -> None:
         """The reply to this turn has left, or there is none."""
 
     def report(self, error: AntiphonError) -> None:

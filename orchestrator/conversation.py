@@ -449,7 +449,10 @@ class Conversation:
 
     async def _give_up(self, error: AntiphonError) -> None:
         await self._last_words()  # of the last on_exit
-        self.channel.end(error)
+        if self.stack.goes_on:  # somebody has found another task meanwhile
+            self.report(error)
+        else:
+            self.channel.end(error)
 
     def give_back(self, frame: Frame, to: Frame) -> None:
         to.items.extend(frame.items)

@@ -21,7 +21,7 @@ from orchestrator.hearing import Hearing
 from orchestrator.intake import Intake
 from orchestrator.nodes import Node
 from orchestrator.owned import Owned
-from orchestrator.speech_handle import SpeechHandle
+from orchestrator.spoken_turns import Spoken, SpokenTurns
 from orchestrator.stages import Stages
 from orchestrator.streams import Pool
 from orchestrator.task import AgentTask
@@ -111,7 +111,7 @@ class Session:
         self._hearing: Hearing | None = None
         self._intake: Intake | None = None
         self._utterance: Utterance | None = None
-        self._spoken: list[Utterance] = []  # in turns that have not ended
+        self._spoken = SpokenTurns()
         self._due: deque[Instruction] = deque()
         self._doing = False
         self._timer: asyncio.TimerHandle | None = None
@@ -307,7 +307,7 @@ class Session:
             case CommitTurn():
                 self._commit(instruction)
             case EndTurn(turn, outcome, speech_end_ms):
-                self._send_metrics(turn, outcome, self._client_ms(speech_end_ms), StageTimes())
+                self._send_metrics(turn, outcome, self._client_ms(speech_end_ms), StageTimes(), Spoken())
                 self._conversation.answering.drop(turn)
             case InterruptAgent(why):
                 self._conversation.interrupt(force=why in ("writing", "request"), silence=why == "request")
@@ -363,8 +363,7 @@ class Session:
             on_speaking=self._conversation.state_changed,
             clock=self.now,
         )
-        if turn:
-            self._spoken.append(self._utterance)
+        self._spoken.note(self._utterance)
         return self._utterance
 
     def end_utterance(self, utterance: Utterance, *, heard: str, interrupted: bool) -> None:
@@ -411,14 +410,11 @@ class Session:
     def agent_is(self, state: AgentState, *, interruptible: bool) -> None:
         self._do(self._turn.agent_is(self.now(), state, interruptible=interruptible))
 
-    def turn_ended(self, turn: UserTurn, outcome: Outcome, speech: SpeechHandle | None) -> None:
-        utterances = [one for one in self._spoken if one.turn == turn.number]
-        self._spoken = [one for one in self._spoken if one.turn > turn.number]
-        if outcome == "completed" and not any(one.text() for one in utterances):
+    def turn_ended(self, turn: UserTurn, outcome: Outcome) -> None:
+        spoken = self._spoken.take(turn.number)
+        if outcome == "completed" and not spoken.text:
             outcome = "no_reply"
-        audio_ms = sum(one.playout.sent_ms for one in utterances)
-        heard_ms = sum(one.played_ms() for one in utterances)
-        self._send_metrics(turn.number, outcome, turn.speech_end_ms, turn.times.stages(), audio_ms, heard_ms)
+        self._send_metrics(turn.number, outcome, turn.speech_end_ms, turn.times.stages(), spoken)
 
     def end(self, error: AntiphonError) -> None:
         self._conversation.report(error)
@@ -440,16 +436,11 @@ class Session:
         return self._intake.client_ms(at_ms) if self._intake is not None else -1.0
 
     def _send_metrics(
-        self,
-        turn: int,
-        outcome: Outcome,
-        speech_end_ms: float,
-        stages: StageTimes,
-        audio_ms: float = 0.0,
-        heard_ms: float = 0.0,
+        self, turn: int, outcome: Outcome, speech_end_ms: float, stages: StageTimes, spoken: Spoken
     ) -> None:
-        self._send(Metrics("", 0, 0, turn, outcome, int(speech_end_ms), stages, _whole(audio_ms), _whole(heard_ms)))
-        self.agent._listeners.emit(TurnMetrics(turn, outcome, stages, _whole(audio_ms), _whole(heard_ms)))
+        audio_ms, heard_ms = spoken.audio_ms, spoken.heard_ms
+        self._send(Metrics("", 0, 0, turn, outcome, int(speech_end_ms), stages, audio_ms, heard_ms))
+        self.agent._listeners.emit(TurnMetrics(turn, outcome, stages, audio_ms, heard_ms))
 
     def _send(self, message: ToClient) -> None:
         """Send with the routing fields filled in. A generation that the message names already is kept."""
@@ -460,8 +451,3 @@ class Session:
         message.sequence = self._sequence
         self._sequence += 1
         self._send_out(message)
-
-
-def _whole(ms: float) -> int:
-    """Whole milliseconds, as clients report them: cut off, but for what is a hair below the next."""
-    return int(ms + 0.01)

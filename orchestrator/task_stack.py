@@ -270,10 +270,18 @@ class TaskStack:
             if frame.entry is not None:  # cancelled, and not ended yet
                 await asyncio.wait({frame.entry})
             await self._host.finish(frame, cut=cut or self.ending)
+            await self._leave_awaited_by(frame)
             if frame.begun:
                 await self._host.exit(frame)
         finally:
             self._remove(frame)
+
+    async def _leave_awaited_by(self, frame: Frame) -> None:
+        """No inline task outlasts the one whose code awaits it: a hook around a turn may still do."""
+        for inner in tuple(self.frames):
+            if inner.awaited_by is not None and inner.awaited_by.frame is frame:
+                _cancel_waiting(inner)
+                await asyncio.wait({self.leave(inner, cut=True)})
 
     def _remove(self, frame: Frame) -> None:
         was_top = self.top is frame

@@ -300,7 +300,7 @@ async def test_whatever_ends_the_conversation_or_the_task_ends_it_with_on_exit_o
     async def hook(_: object) -> None:
         await awaits()
 
-    hooks: dict[str, Act] = {"on_enter": {"enter": hook}, "on_end_of_turn": {"end_of_turn": hook}}.get(kind, {})
+    hooks: dict[str, Act] = {kind.removeprefix("on_"): hook} if kind.startswith("on_") else {}
     task = desk(noted, (lambda: running(noted, hook, "form")) if kind == "run" else awaits, **hooks)
     async with Call(agent_of(task), BOOK) as call:
         if kind != "on_enter":

@@ -354,6 +354,19 @@ async def test_returning_one_from_a_function_is_an_error_that_the_log_explains(
 
 
 @virtual_time
+async def test_when_the_conversation_ends_on_exit_can_not_await_one_any_more() -> None:
+    noted: list[str] = []
+
+    async def leave(_: object) -> None:
+        noted.append(await raised(Asking(noted, "name")))
+
+    async with Call(agent_of(desk(noted, leave=leave))) as call:
+        await call.settled()
+        await call.shut_down()
+    assert noted[-1] == "ConversationOver: Asking can't be awaited: the conversation is ending"
+
+
+@virtual_time
 async def test_handing_over_to_one_is_an_error_and_changes_nothing() -> None:
     task = desk([])
     async with Call(agent_of(task)) as call:

@@ -116,7 +116,7 @@ class World:
         called = [calls(self.draw(*names)) for _ in range(2 if kind == "two calls" else 1)]
         if kind == "bad call":
             called.append(calls_raw(names[0], '{"no": '))
-        return step(*([slow, pause(0.1)] if kind == "text and call" else []), *called)
+        return step(slow, pause(0.1), *called) if kind == "text and call" else step(*called)
 
     def _note_speech(self, event: SpeechCreated) -> None:
         self.handles.append(event.speech)
