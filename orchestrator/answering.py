@@ -102,13 +102,16 @@ class Answering:
     async def _answer(self, turn: UserTurn, frame: Frame) -> None:
         outcome: Outcome = "interrupted"
         try:
-            hooks = self._owned.start(self._take_in(turn, frame), f"hooks of turn {turn.number}")
+            message = ChatMessage("user", turn.text, created_at=max(turn.committed_at, _last_output_at(frame)))
+            hooks = self._owned.start(self._take_in(turn, frame, message), f"hooks of turn {turn.number}")
             frame.activities.add(hooks)
             await asyncio.wait({hooks})
             frame.activities.discard(hooks)
             chat = None if hooks.cancelled() else hooks.result()
             if hooks.cancelled():
                 outcome = "interrupted"
+                if self._conversation.agent._chat_ctx.get(message.id) is None:  # they had not even begun
+                    self._conversation.record(frame, message)
             elif chat is None:
                 outcome = "no_reply"
             elif await self._still_wanted(turn, frame):
@@ -122,10 +125,9 @@ class Answering:
         self._conversation.state_changed()
         self.finish(turn, outcome, None)
 
-    async def _take_in(self, turn: UserTurn, frame: Frame) -> ChatContext | None:
+    async def _take_in(self, turn: UserTurn, frame: Frame, message: ChatMessage) -> ChatContext | None:
         """Run the hooks and keep the message. The context of the reply; None: there is to be no reply."""
         timeout = self._conversation.agent.hook_timeout
-        message = ChatMessage("user", turn.text, created_at=max(turn.committed_at, _last_output_at(frame)))
         try:
             around = self._around[turn.number]
             if not self._waits_for(around.frame, frame) and not await asyncio.shield(around.entering):
@@ -137,7 +139,7 @@ class Answering:
             self._conversation.record(frame, message)
             if chat.get(message.id) is None:
                 chat.insert(message)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, TaskFailed):
             self._conversation.record(frame, message)  # it was said, whatever becomes of it
             raise
         finally:
@@ -145,7 +147,7 @@ class Answering:
         return chat if wanted and not stale else None
 
     def _waits_for(self, begun_in: Frame | None, frame: Frame) -> bool:
-        """Whether the hook around the turn may wait for what this task does: code where it began awaits an inline one."""
+        """Whether the hook around the turn may wait for what this task does: for an inline task, or for its end."""
         return begun_in is not frame and begun_in in self._conversation.stack.paused
 
     def _is_stale(self, turn: UserTurn, frame: Frame) -> bool:

@@ -115,10 +115,12 @@ class ReplyChain:
             self._under_way = ()
             for task in (speaking, ended):
                 task.cancel()
-            await asyncio.wait({speaking, ended})
-            self._place.leave()  # it has, unless it was cancelled before it could begin
-            await llm.close()
-            self._note_times(llm)
+            try:
+                await asyncio.wait({speaking, ended})
+            finally:  # it may be cancelled here, too
+                self._place.leave()  # it has, unless it was cancelled before it could begin
+                await llm.close()
+                self._note_times(llm)
         self._check(speaking, llm)
         return results
 
