@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
@@ -11,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from antiphon import processes
-from antiphon.rundir import RunDir, default_path
+from antiphon.rundir import RunDir, default_path, hold
 from antiphon.stack import observe
 from antiphon.stopping import stop
 from antiphon.supervisord import Supervisord
@@ -30,18 +29,11 @@ def own_run_dir(module: str, where: Path) -> RunDir:
 @contextmanager
 def alone_in(run_dir: RunDir) -> Iterator[None]:
     """Hold this run directory for as long as the development goes on. Raises `Unavailable` when another one does."""
-    with open(run_dir.path / "run.lock", "a+", encoding="ascii") as held:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            held.seek(0)
-            raise Unavailable(
-                f"`antiphon run` is at work here already (process {held.read().strip() or 'unknown'}, run directory "
-                f"{run_dir.path}); stop that one first, or choose another directory with --run-dir"
-            ) from None
-        held.truncate(0)
-        held.write(str(os.getpid()))
-        held.flush()
+    busy = (
+        f"`antiphon run` is at work here already (process {{pid}}, run directory {run_dir.path}); "
+        "stop that one first, or choose another directory with --run-dir"
+    )
+    with hold(run_dir.path / "run.lock", busy):
         yield
 
 

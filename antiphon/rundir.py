@@ -110,19 +110,27 @@ class RunDir:
 
         Raises `Unavailable` at once when another such command is at work.
         """
-        with open(self.path / "antiphon.lock", "a+", encoding="ascii") as held:
-            try:
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                held.seek(0)
-                raise Unavailable(
-                    f"another antiphon command (process {held.read().strip() or 'unknown'}) is changing the stack in "
-                    f"{self.path}; try again when it has ended"
-                ) from None
-            held.truncate(0)
-            held.write(str(os.getpid()))
-            held.flush()
+        busy = (
+            f"another antiphon command (process {{pid}}) is changing the stack in {self.path}; "
+            "try again when it has ended"
+        )
+        with hold(self.path / "antiphon.lock", busy):
             yield
+
+
+@contextmanager
+def hold(file: Path, busy: str) -> Iterator[None]:
+    """Hold this lock file, with our pid in it. Raises `Unavailable` with `busy`, whose `{pid}` is that of who does."""
+    with open(file, "a+", encoding="ascii") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            held.seek(0)
+            raise Unavailable(busy.replace("{pid}", held.read().strip() or "unknown")) from None
+        held.truncate(0)
+        held.write(str(os.getpid()))
+        held.flush()
+        yield
 
 
 def default_path() -> Path:

@@ -109,7 +109,6 @@ class Answering:
             frame.activities.discard(hooks)
             chat = None if hooks.cancelled() else hooks.result()
             if hooks.cancelled():
-                outcome = "interrupted"
                 if self._conversation.agent._chat_ctx.get(message.id) is None:  # they had not even begun
                     self._conversation.record(frame, message)
             elif chat is None:

@@ -1,7 +1,8 @@
 """A conversation that runs: an agent's tasks, speech and turns, on the session that carries it.
 
 It puts the others together: `task_stack.py` (which task is current), `answering.py` (the user's turns), `speaker.py`
-(one mouth), `reply_chain.py` (a reply with its functions), `hook_runner.py`. It knows no socket and no node.
+(one mouth), `reply_chain.py` (a reply with its functions), `hook_runner.py`, `task_host.py`. It knows no socket
+and no node.
 """
 
 from __future__ import annotations
@@ -10,17 +11,16 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Generator
-from contextlib import nullcontext
+from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine
 from functools import partial
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.answering import Answering
 from orchestrator.channel import Channel
 from orchestrator.chat import ChatContext, ChatItem, ChatMessage, Handoff
 from orchestrator.engines import Engines, NotGiven
-from orchestrator.events import Closed, ConversationItemAdded, ErrorOccurred, SpeechCreated, TaskChanged
+from orchestrator.events import Closed, ConversationItemAdded, ErrorOccurred, SpeechCreated
+from orchestrator.explain import explain
 from orchestrator.frame import Frame
 from orchestrator.hook_runner import HookRunner
 from orchestrator.hooks import Context
@@ -31,13 +31,15 @@ from orchestrator.reply_chain import ReplyChain
 from orchestrator.speaker import Place, Speaker
 from orchestrator.speech_handle import Kind, SpeechHandle
 from orchestrator.task import AgentTask
-from orchestrator.task_failed import ConversationOver, TaskFailed
+from orchestrator.task_failed import TaskFailed
+from orchestrator.task_host import TaskHost
 from orchestrator.task_stack import TaskStack
+from orchestrator.transition import Transition
 from orchestrator.turn_ends import TurnEnds
 from orchestrator.user_code import IN_A_THREAD, UserCode, running_code
 from orchestrator.user_turn import UserTurn
 from protocol.audio import AudioFrame
-from protocol.errors import AntiphonError, EngineError
+from protocol.errors import AntiphonError
 from protocol.ingest import AgentState
 
 if TYPE_CHECKING:
@@ -45,9 +47,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LEAVE_S = 30.0  # for the speech and functions of a task that is left; then they are cut off
-ENDING_S = 10.0  # for all on_exit hooks of a conversation that ends; what comes after has LAST_S
-LAST_S = 1.0
+ENDING_S = 10.0  # for all on_exit hooks of a conversation that ends; what comes after has `LAST_S`
 
 
 class Conversation:
@@ -57,7 +57,7 @@ class Conversation:
         self.agent = agent
         self.channel = channel
         self.context = Context(agent, agent.hooks, channel.id, channel.user_id)
-        self.stack = TaskStack(self)
+        self.stack = TaskStack(TaskHost(self))
         self.hooks = HookRunner(agent.hooks, self.context, self.stack.end_code)
         self.answering = Answering(self, self.hooks)
         self.speaker = Speaker(self)
@@ -65,11 +65,11 @@ class Conversation:
         self.user_silent.set()
         self.turn = 0  # the user's newest turn
         self._owned = Owned()
-        self._replies: dict[asyncio.Task[None], tuple[Frame, SpeechHandle]] = {}
+        self.replies: dict[asyncio.Task[None], tuple[Frame, SpeechHandle]] = {}  # what is said, and waits to be
         self._state_due = False
         self.turn_ends = TurnEnds(self)
         self._thread = threading.get_ident()
-        self._ending_until = 0.0
+        self.ending_until = 0.0
         self._ended = False
 
     # --- its life ---------------------------------------------------------------------------------------------------
@@ -95,11 +95,11 @@ class Conversation:
     async def end(self, reason: str, *, reachable: bool) -> None:
         """Leave every task and end all that goes on. `reachable`: the client still hears what `on_exit` says."""
         self.context._shared.session_active = reachable
-        self._ending_until = self.channel.now() + ENDING_S
+        self.ending_until = self.channel.now() + ENDING_S
         self.stack.ending = True
         self.turn_ends.moved()
         self.hooks.hurry()
-        for task, (_, handle) in tuple(self._replies.items()):
+        for task, (_, handle) in tuple(self.replies.items()):
             handle._interrupted = True
             cancel_once(task)
         await self.answering.stop()
@@ -112,6 +112,17 @@ class Conversation:
         self.agent._listeners.emit(Closed(reason))
         await self.agent._listeners.finish(self.agent.hook_timeout)
         self.agent._conversation = None
+
+    def give_up(self, error: AntiphonError) -> None:
+        """There is no task that would go on."""
+        self._owned.start(self._give_up(error), "giving up")
+
+    async def _give_up(self, error: AntiphonError) -> None:
+        await self._last_words()  # of the last on_exit
+        if self.stack.goes_on:  # somebody has found another task meanwhile
+            self.report(error)
+        else:
+            self.channel.end(error)
 
     async def _last_words(self) -> None:
         try:
@@ -187,7 +198,7 @@ class Conversation:
         await self.stack.hand_over(task, asking=asking)
         if before is not None:
             before()
-        self._record_handoff(old, task, asked)
+        self.record_handoff(old, task, asked)
 
     def update_task(self, task: AgentTask, code: UserCode | None) -> Awaitable[None]:
         """See `VoiceAgent.update_task`."""
@@ -223,7 +234,7 @@ class Conversation:
         if silence:
             self.answering.interrupt()
             top = self.stack.top
-            for frame, handle in tuple(self._replies.values()):
+            for frame, handle in tuple(self.replies.values()):
                 if frame is top and (force or handle.allow_interruptions):
                     handle.interrupt(force=True)
         for handle in self.speaker.line.handles:
@@ -243,7 +254,7 @@ class Conversation:
         """Whether the current task is entered, nothing is said, and nothing is under way."""
         top = self.stack.top
         paused = self.stack.paused
-        replies = any(frame not in paused for frame, _ in self._replies.values())
+        replies = any(frame not in paused for frame, _ in self.replies.values())
         busy = replies or self.working or self.speaker.line.current is not None or self._state_due
         return top is not None and top.state == "active" and not busy
 
@@ -273,9 +284,9 @@ class Conversation:
     def renew_handle(self, frame: Frame) -> SpeechHandle:
         """For what the reply that calls this has still to say, after its first speech is over."""
         reply = asyncio.current_task()
-        assert reply in self._replies
+        assert reply in self.replies
         handle = self.new_handle("reply", frame)
-        self._replies[reply] = (frame, handle)
+        self.replies[reply] = (frame, handle)
         return handle
 
     async def may_follow_up(self, frame: Frame, handle: SpeechHandle) -> bool:
@@ -307,7 +318,8 @@ class Conversation:
         self.channel.report(error)
         self.agent._listeners.emit(ErrorOccurred(error))
 
-    def _record_handoff(self, old: AgentTask | None, new: AgentTask, at: float) -> None:
+    def record_handoff(self, old: AgentTask | None, new: AgentTask, at: float) -> None:
+        """Another task has become the current one; `at`: seconds since the epoch."""
         item = Handoff(type(old).__name__ if old is not None else None, type(new).__name__, created_at=at)
         self.agent._chat_ctx.insert(item)
         self.agent._listeners.emit(ConversationItemAdded(item, new))
@@ -334,13 +346,13 @@ class Conversation:
     ) -> asyncio.Task[None]:
         task = self._owned.start(self._speech(speak), f"{handle.kind} of {type(frame.task).__name__}")
         frame.activities.add(task)
-        self._replies[task] = (frame, handle)
+        self.replies[task] = (frame, handle)
         task.add_done_callback(self._speech_over)
         task.add_done_callback(lambda _: place.leave())  # of one that was cancelled before it could begin
         return task
 
     def _speech_over(self, task: asyncio.Task[None]) -> None:
-        frame, handle = self._replies.pop(task)
+        frame, handle = self.replies.pop(task)
         frame.activities.discard(task)
         if frame.state == "left":
             frame.task._detach(frame)
@@ -356,7 +368,7 @@ class Conversation:
         except Exception as error:  # noqa: BLE001  # told to the client, and logged
             reply = asyncio.current_task()
             assert reply is not None
-            self._replies[reply][1].error = told = _explain(error)
+            self.replies[reply][1].error = told = explain(error, "the reply failed")
             self.report(told)
 
     async def _answer(self, chain: ReplyChain, turn: UserTurn) -> None:
@@ -391,7 +403,7 @@ class Conversation:
         if place is not None:
             return place.handle.allow_interruptions
         top = self.stack.top
-        return all(handle.allow_interruptions for frame, handle in self._replies.values() if frame is top)
+        return all(handle.allow_interruptions for frame, handle in self.replies.values() if frame is top)
 
     def _state(self, place: Place | None) -> AgentState:
         if place is not None and place.utterance is not None and place.utterance.first_audio_at:
@@ -399,100 +411,3 @@ class Conversation:
         top = self.stack.top
         between_steps = top is not None and top.owes_results
         return "thinking" if place is not None or self.working or between_steps else "listening"
-
-    # --- host of the task stack -------------------------------------------------------------------------------------
-
-    def attach(self, task: AgentTask, frame: Frame) -> None:
-        task._attach(self.agent, frame)
-
-    async def enter(self, frame: Frame) -> None:
-        name = type(frame.task).__name__
-        try:
-            await self.channel.prepare(self.engines_of(frame), frame.task)
-        except AntiphonError as error:
-            raise TaskFailed(f"{name} could not be entered: {error}") from error
-        frame.begun = True
-        began = time.time()
-        await self.hooks.enter(frame, self.agent.hook_timeout)
-        frame.entered = True
-        if frame.awaited_by is not None:
-            self._record_handoff(frame.awaited_by.frame.task, frame.task, began)
-
-    async def run_beside(self, frame: Frame) -> None:
-        assert isinstance(frame.task, InlineTask)
-        await self.hooks.run_beside(frame, frame.task.run)
-
-    async def finish(self, frame: Frame, *, cut: bool) -> None:
-        if cut:
-            self._cut(frame)
-        if frame.activities:
-            _, late = await asyncio.wait(set(frame.activities), timeout=LEAVE_S)
-            if late:
-                log.warning("%s is left after %g s, though it still speaks", type(frame.task).__name__, LEAVE_S)
-                self._cut(frame)
-                await asyncio.wait(late)
-
-    def _cut(self, frame: Frame) -> None:
-        for task in tuple(frame.activities):
-            if task in self._replies:
-                self._replies[task][1]._interrupted = True
-            cancel_once(task)
-
-    async def exit(self, frame: Frame) -> None:
-        timeout = self.agent.hook_timeout
-        if self.stack.ending:
-            timeout = min(timeout, max(LAST_S, self._ending_until - self.channel.now()))
-        await self.hooks.exit(frame, timeout)
-
-    def stranded(self, error: AntiphonError) -> None:
-        self._owned.start(self._give_up(error), "giving up")
-
-    async def _give_up(self, error: AntiphonError) -> None:
-        await self._last_words()  # of the last on_exit
-        if self.stack.goes_on:  # somebody has found another task meanwhile
-            self.report(error)
-        else:
-            self.channel.end(error)
-
-    def give_back(self, frame: Frame, to: Frame) -> None:
-        to.items.extend(frame.items)
-        by_time = sorted(frame.items, key=attrgetter("created_at"))  # a speech is kept when it is over
-        to.task._chat_ctx.merge(ChatContext(by_time))
-        if to.going and frame.entered:
-            self._record_handoff(frame.task, to.task, time.time())
-
-    def on_top(self, old: AgentTask | None, new: AgentTask | None) -> None:
-        if new is None:
-            return
-        self.channel.listen()
-        self.agent._listeners.emit(TaskChanged(old, new))
-        self.state_changed()
-
-
-class Transition:
-    """A change of tasks that is under way. Awaiting it raises `TaskFailed` if the task can't be entered."""
-
-    def __init__(self, doing: asyncio.Task[AntiphonError | RuntimeError | None]) -> None:
-        self._doing = doing
-
-    def __await__(self) -> Generator[Any, None, None]:
-        return self._wait().__await__()
-
-    async def _wait(self) -> None:
-        code = running_code.get()
-        with code.deadline.standing_still() if code is not None else nullcontext():
-            await asyncio.wait({self._doing})
-        if self._doing.cancelled():
-            raise ConversationOver("the conversation has ended")
-        if (error := self._doing.result()) is not None:
-            raise error
-
-
-def _explain(error: Exception) -> AntiphonError:
-    """What the client may be told of an exception; one that nobody foresaw is logged with its traceback."""
-    if isinstance(error, AntiphonError):
-        return error
-    log.error("a reply failed", exc_info=error)
-    wrapped = EngineError(f"the reply failed: {type(error).__name__}: {error}", category="fatal")
-    wrapped.__cause__ = error
-    return wrapped

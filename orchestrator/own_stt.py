@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 
 from orchestrator.engines import Engines
+from orchestrator.explain import explain
 from orchestrator.node_output import stream
 from orchestrator.speech import Speech
 from orchestrator.stages import SpeechEvent, Stages, running
 from orchestrator.streams import Pool
 from orchestrator.task import AgentTask
 from protocol.audio import AudioFrame
-from protocol.errors import AntiphonError, EngineError
-
-log = logging.getLogger(__name__)
+from protocol.errors import AntiphonError
 
 Recognise = partial[AsyncIterator[SpeechEvent]]
 OnTranscript = Callable[[int, str, bool, AntiphonError | None], None]
@@ -78,7 +76,7 @@ class OwnStt:
                     break
                 self._on_transcript(segment, text, False, None)
         except Exception as error:  # noqa: BLE001  # told to the client, and logged
-            self._on_transcript(segment, "", True, _explain(error))
+            self._on_transcript(segment, "", True, explain(error, "the speech could not be recognised"))
             return
         self._on_transcript(segment, text, True, None)
 
@@ -86,10 +84,3 @@ class OwnStt:
 async def _drain(frames: asyncio.Queue[AudioFrame | None]) -> AsyncIterator[AudioFrame]:
     while (frame := await frames.get()) is not None:
         yield frame
-
-
-def _explain(error: Exception) -> AntiphonError:
-    if isinstance(error, AntiphonError):
-        return error
-    log.error("an stt_node failed", exc_info=error)
-    return EngineError(f"the speech could not be recognised: {type(error).__name__}: {error}", category="fatal")

@@ -195,7 +195,7 @@ class ReplyChain:
         if all(result.silent for result in results):
             return False
         if self._conversation.stack.top is not self._frame:
-            self._finish()  # the task that is being entered may wait for it
+            self.handle._finish()  # the task that is being entered may wait for it
         if not await self._conversation.may_follow_up(self._frame, self.handle) or self.handle._silenced:
             self.outcome = "interrupted"
             return False
@@ -210,7 +210,7 @@ class ReplyChain:
         conversation = self._conversation
         if result.output and self._frame.going:
             conversation.say(result.output, frame=self._frame)
-        self._finish()  # the new task may wait for it
+        self.handle._finish()  # the new task may wait for it
         try:
             await conversation.hand_over(result.handoff, asking=self._frame, before=lambda: self._keep(asked))
         except (AntiphonError, RuntimeError) as error:  # RuntimeError: the task that was returned can't be run
@@ -236,12 +236,9 @@ class ReplyChain:
         self._conversation.record(self._frame, *calls, *outputs)
         self._conversation.agent._listeners.emit(FunctionsExecuted(calls, outputs, self._frame.task))
 
-    def _finish(self) -> None:
-        self.handle._finish()
-
     def _begin_anew(self) -> None:
         """What is still to be said is a speech of its own: this one is over."""
-        self._finish()
+        self.handle._finish()
         self.handle = self._conversation.renew_handle(self._frame)
         self.handle._stop = self._stop
 

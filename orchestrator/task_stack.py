@@ -84,11 +84,14 @@ class TaskStack:
         """Something that `settled()` looks at has changed."""
         self._changed.set()
 
+    async def _next_change(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
+
     async def begun(self) -> Frame:
         """The top frame, once there is one."""
         while (top := self.top) is None:
-            self._changed.clear()
-            await self._changed.wait()
+            await self._next_change()
         return top
 
     async def settled(self) -> Frame:
@@ -97,14 +100,12 @@ class TaskStack:
             top = self.top
             if top is not None and top.settled:
                 return top
-            self._changed.clear()
-            await self._changed.wait()
+            await self._next_change()
 
     async def decided(self, frame: Frame) -> None:
         """Until this frame is the top one again, or is being left."""
         while frame.going and self.top is not frame:
-            self._changed.clear()
-            await self._changed.wait()
+            await self._next_change()
 
     # --- transitions ------------------------------------------------------------------------------------------------
 
@@ -159,15 +160,11 @@ class TaskStack:
         while (entering := self._entering) is not None:
             if self._is_inside(asking, entering) or entering in self.paused:
                 return
-            self._changed.clear()
-            await self._changed.wait()
+            await self._next_change()
 
     async def _leave_all(self, frames: list[Frame]) -> None:
         for frame in reversed(frames):
-            if frame.awaiting is not None:
-                _cancel_waiting(frame)
-            if frame.entry is not None:
-                cancel_once(frame.entry)
+            _break_off(frame)
             await asyncio.wait({self.leave(frame)})
 
     async def run_inline(self, task: InlineTask[Any], code: UserCode) -> None:
@@ -199,8 +196,7 @@ class TaskStack:
                 raise RuntimeError(f"{_name(task)} can't be awaited: {_name(code.frame.task)} is being left")
             if leaves or self.top is code.frame:
                 return
-            self._changed.clear()
-            await self._changed.wait()
+            await self._next_change()
 
     async def _until_complete(self, frame: Frame, task: InlineTask[Any]) -> None:
         running = asyncio.create_task(self._run_beside(frame, task), name=f"{_name(task)}.run")
@@ -311,10 +307,7 @@ class TaskStack:
         self.changed()
         while self.frames:
             frame = self.frames[-1]
-            if frame.awaiting is not None:
-                _cancel_waiting(frame)
-            if frame.entry is not None:
-                cancel_once(frame.entry)
+            _break_off(frame)
             await asyncio.wait({self.leave(frame, cut=True)})
         await self._owned.finish()
 
@@ -324,6 +317,14 @@ class TaskStack:
                 return True
             frame = frame.awaited_by.frame if frame.awaited_by is not None else None
         return False
+
+
+def _break_off(frame: Frame) -> None:
+    """The task is left, whoever awaits it and whether it is entered."""
+    if frame.awaiting is not None:
+        _cancel_waiting(frame)
+    if frame.entry is not None:
+        cancel_once(frame.entry)
 
 
 def _cancel_waiting(frame: Frame) -> None:
