@@ -88,7 +88,9 @@ async def history(plan: Plan, numbers: Sequence[int], end: str) -> None:
     """A conversation from its beginning to its end."""
     world = World(numbers)
     complaints = Complaints()
-    logging.getLogger("orchestrator").addHandler(complaints)
+    log = logging.getLogger("orchestrator")
+    log.addHandler(complaints)
+    log.propagate = False  # pytest keeps each record of a test, with its traceback and so all of a history
     try:
         async with Call(world.agent, world.script, nodes=world.nodes) as call:
             await call.until(lambda: call.closed is not None or world.tasks[0].enters)
@@ -103,7 +105,8 @@ async def history(plan: Plan, numbers: Sequence[int], end: str) -> None:
                 rested = await finish(call, end)
         world.check_end(call, rested=rested)
     finally:
-        logging.getLogger("orchestrator").removeHandler(complaints)
+        log.propagate = True
+        log.removeHandler(complaints)
     assert not complaints.found, complaints.found
 
 
